@@ -1,0 +1,137 @@
+"""Task and Model: one pass of the backbone, then every task on the same maps."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from retinue.backbones.backbone import Backbone, Features
+from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
+
+
+class Result(Protocol):
+    """What a task says of one picture, in the file's own pixels and units: a small frozen dataclass."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with class names where there are classes."""
+        ...
+
+    def draw(self, picture: np.ndarray) -> np.ndarray:
+        """The picture (h, w, 3) uint8 RGB, with the result drawn on a copy of it."""
+        ...
+
+
+class Metric(Protocol):
+    """Collects results against truth, picture by picture, exactly; several processes merge theirs."""
+
+    def update(self, ids: Sequence[str], results: Sequence[Any], targets: Sequence[Target]) -> None:
+        """Take in a batch: results and targets in the file's frame. An id taken in twice raises ValueError."""
+        ...
+
+    def merge(self, other: Self) -> None:
+        """Take in all that another process collected."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Flat, stable names -> values, the headline first."""
+        ...
+
+
+class Task(nn.Module):
+    """A head: it reads a backbone's maps and answers one question about the picture.
+
+    A task is constructed as `TheTask(backbone, classes, **settings)`: it may take the backbone's classifier off
+    (`Backbone.chop`) or its last stage (`Backbone.cut`). `settings` are keyword-only, plain values with defaults:
+    they are the task's options on the command line and are saved with the model. A module that defines one Task
+    subclass is found by its path; nothing is registered.
+    """
+
+    needs: ClassVar[frozenset[str]]
+    """Target keys that training reads."""
+    headline: ClassVar[str]
+    """Name of the metric by which the best epoch is chosen; larger is better unless `smaller_is_better`."""
+    smaller_is_better: ClassVar[bool] = False
+    levels: tuple[str, ...]
+    """The backbone's levels that this task reads."""
+    classes: ClassMap | None
+    settings: dict[str, Any]
+    """What it was constructed with: enough, with backbone and classes, to construct it again."""
+
+    def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; their sum is descended. Normalise with `mean_over_ranks`."""
+        raise NotImplementedError
+
+    def predict(self, features: Features, pictures: Pictures) -> list[Any]:
+        """One `Result` a picture, in the file's own pixels and units."""
+        raise NotImplementedError
+
+    def metric(self) -> Metric:
+        """A fresh, empty metric."""
+        raise NotImplementedError
+
+    def train_transform(self, side: int) -> Transform:
+        """The task's recipe of augmentation for pictures of about `side` pixels."""
+        raise NotImplementedError
+
+    def eval_transform(self, side: int) -> Transform:
+        """How a picture is brought to the network for evaluation and prediction; never random."""
+        raise NotImplementedError
+
+    def plots(self, metric: Any) -> dict[str, Callable[[str], None]]:
+        """The task's own curves: file name -> a function that draws it to a path. None by default."""
+        return {}
+
+
+class Model(nn.Module):
+    """A backbone and the tasks that read its maps. One task is a dict of one.
+
+    All gradient training goes through `forward`, so that distributed wrappers just work; `predict` answers.
+    """
+
+    def __init__(self, backbone: Backbone, tasks: dict[str, Task]) -> None:
+        super().__init__()
+        backbone.chop()
+        self.backbone = backbone
+        self.tasks = nn.ModuleDict(tasks)
+
+    def _features(self, pictures: Pictures, names: Collection[str]) -> Features:
+        wanted = {level for name in names for level in self.tasks[name].levels}  # type: ignore[union-attr]
+        return self.backbone(pictures.pixels, wanted)
+
+    def forward(self, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
+        """Losses named `task/loss` of those tasks whose targets are all present."""
+        present = set.intersection(*(set(t) for t in targets)) if targets else set()
+        names = [name for name, task in self.tasks.items() if task.needs <= present]  # type: ignore[operator]
+        if not names:
+            needs = {name: sorted(task.needs) for name, task in self.tasks.items()}  # type: ignore[arg-type]
+            raise ValueError(f"the targets {sorted(present)} suit no task; needed are {needs}")
+        features = self._features(pictures, names)
+        return {
+            f"{name}/{loss}": value
+            for name in names
+            for loss, value in self.tasks[name].losses(features, pictures, targets).items()  # type: ignore[operator]
+        }
+
+    @torch.no_grad()
+    def predict(self, pictures: Pictures) -> dict[str, list[Any]]:
+        """Every task's results, one a picture, from one pass. The caller puts the model in evaluation mode."""
+        features = self._features(pictures, list(self.tasks))
+        return {name: task.predict(features, pictures) for name, task in self.tasks.items()}  # type: ignore[operator]
+
+
+def mean_over_ranks(total: Tensor, count: Tensor | float) -> Tensor:
+    """`total` / `count`, with the count summed over all processes, times the number of processes.
+
+    Distributed training averages the gradients of its processes; with this normaliser that average is the
+    gradient of the mean over all processes' elements, however unevenly they are shared. A count of 0 gives 0.
+    """
+    count = torch.as_tensor(count, dtype=torch.float32, device=total.device)
+    ranks = 1
+    if dist.is_available() and dist.is_initialized():
+        ranks = dist.get_world_size()
+        count = count.clone()
+        dist.all_reduce(count)
+    return total * ranks / count.clamp(min=1e-12) if count > 0 else total * 0
