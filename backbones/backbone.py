@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the pictures were prepared that a set of weights was trained on: data that travels with the weights.
+    """How the pictures were prepared that some weights were trained on: data that travels with the weights.
 
     Pictures at a model's door are RGB in [0, 1]; `mean` and `std` are in that range and per input channel.
     `order` and `white` describe networks that were trained on BGR or on 0..255: the backbone converts.
     `resize` is the length of the shorter side and `crop` the side of the central square used to measure
-    `Weights.top1`; `pad` is the value, in [0, 1], on a padded canvas; sides are padded to a multiple of `divisor`.
+    `Weights.top1`; `pad` is the value, in [0, 1], on a padded canvas, whose sides are multiples of `divisor`.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -58,6 +58,18 @@ class Preprocessing:
             mean = tuple(self.mean[i % n] for i in range(channels))
             std = tuple(self.std[i % n] for i in range(channels))
         return replace(self, mean=mean, std=std)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a backbone's weights came from, for the header of a saved model.
+
+    `source` is a URL or a file; `top1` the published ImageNet accuracy in percent, where it is known.
+    """
+
+    source: str
+    licence: str = "unknown"
+    top1: float | None = None
 
 
 class Top(nn.Module):
@@ -101,13 +113,20 @@ class Backbone(nn.Module):
     A family sets `levels` and implements `trunk`; one that comes from a classifier implements `top` and names
     its modules as torchvision does, so that published weights load without translation.
 
-    Level names are stages: `image` is the normalised picture itself (stride 1); `c1`..`c5` have strides 2 to 32
-    in a plain pyramid; a backbone may declare further taps.
+    Level names are stages: `image` is the normalised picture itself (stride 1); `c1`..`c5` have strides 2 to
+    32 in a plain pyramid; a backbone may declare further taps.
     """
 
     levels: dict[str, Level]
     top_modules: tuple[str, ...] = ()
     """Names of the attributes that `top` is made of; `chop` removes them."""
+
+    architecture: str = ""
+    """Name of the builder that made it: `build(architecture, **options)` gives the same modules."""
+    options: dict[str, Any]
+    weights: Origin | None = None
+    categories: tuple[str, ...] = ()
+    """Names of the classes that the loaded classifier knows; empty where it is not a loaded one."""
 
     mean: Tensor
     std: Tensor
@@ -115,6 +134,7 @@ class Backbone(nn.Module):
     def __init__(self, in_channels: int = 3, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         self.in_channels = in_channels
+        self.options = {}
         self.frozen_stages: tuple[str, ...] = ()
         self.frozen_norm = False
         self.removed_stages: tuple[str, ...] = ()
@@ -141,7 +161,7 @@ class Backbone(nn.Module):
         return images * self.preprocessing.white if self.preprocessing.white != 1 else images
 
     def trunk(self) -> dict[str, Sequence[nn.Module]]:
-        """The network's parts in order, by the name of the map that each ends in; each reads the one before."""
+        """The network's parts in order, by the name of the map that each ends in; each reads the last one."""
         raise NotImplementedError
 
     def stages(self) -> dict[str, Sequence[nn.Module]]:
@@ -187,7 +207,9 @@ class Backbone(nn.Module):
             with torch.no_grad():
                 maps = torch.func.functional_call(self, shapes, (images,))
         except RuntimeError as error:
-            raise ValueError(f"pictures of {height}x{width} are too small for this backbone: {error}") from None
+            raise ValueError(
+                f"pictures of {height}x{width} are too small for this backbone: {error}"
+            ) from None
         finally:
             self.train(training)
         return {name: (m.shape[-2], m.shape[-1]) for name, m in maps.items()}
@@ -229,8 +251,8 @@ class Backbone(nn.Module):
     def freeze(self, through: str | None = "all", norm: bool | None = None) -> None:
         """Freeze all parts up to and including the stage `through` ("all", or None for no part).
 
-        Frozen means no gradient and evaluation mode (batch norm, dropout, stochastic depth), whatever `train()`
-        is called later. `norm=True` freezes every batch norm of the backbone too, wherever it stands.
+        Frozen means no gradient and evaluation mode (batch norm, dropout, stochastic depth), whatever
+        `train()` is called later. `norm=True` freezes every batch norm of the backbone too, wherever it stands.
         Raises KeyError for an unknown stage.
         """
         names = list(self.stages())
@@ -270,6 +292,7 @@ class Pixels(Backbone):
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__(in_channels, Preprocessing(mean=(0.0,) * in_channels, std=(1.0,) * in_channels))
+        self.architecture, self.options = "pixels", {"in_channels": in_channels}
         self.levels = {"image": Level(in_channels, 1)}
 
     def trunk(self) -> dict[str, Sequence[nn.Module]]:
