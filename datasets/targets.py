@@ -4,7 +4,7 @@ Frames: x to the right, y down, the origin at the top left corner of the top lef
 the first pixel is (0.5, 0.5) and a picture of width w spans [0, w]. Tasks and data sets meet here and nowhere else.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,19 +138,28 @@ class Pictures:
         inputs = {key: [v.to(device) for v in values] for key, values in self.inputs.items()}
         return replace(self, pixels=pixels, inputs=inputs)
 
-    def split(self, size: int) -> Iterable["Pictures"]:
-        """The batch in pieces of at most `size` pictures, in order."""
-        for i in range(0, len(self), size):
-            part = slice(i, i + size)
-            inputs = {key: values[part] for key, values in self.inputs.items()}
-            yield Pictures(
-                self.pixels[part],
-                self.sizes[part],
-                self.file_sizes[part],
-                self.to_file[part],
-                self.ids[part],
-                inputs,
-            )
+    def split(self, pieces: int) -> list["Pictures"]:
+        """The batch in at most `pieces` parts, in order, none empty, their lengths differing by at most one."""
+        return [self[start:stop] for start, stop in split_bounds(len(self), pieces)]
+
+    def __getitem__(self, part: slice) -> "Pictures":
+        """Some of the pictures, on the same canvas."""
+        return Pictures(
+            self.pixels[part],
+            self.sizes[part],
+            self.file_sizes[part],
+            self.to_file[part],
+            self.ids[part],
+            {key: values[part] for key, values in self.inputs.items()},
+        )
+
+
+def split_bounds(count: int, pieces: int) -> list[tuple[int, int]]:
+    """(start, stop) of `count` things in at most `pieces` non-empty parts, the longer ones first."""
+    pieces = min(pieces, count)
+    sizes = [count // pieces + (k < count % pieces) for k in range(pieces)] if pieces else []
+    stops = np.cumsum(sizes, dtype=int).tolist()
+    return [(stop - size, stop) for size, stop in zip(sizes, stops)]
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

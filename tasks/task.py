@@ -60,6 +60,14 @@ class Task(nn.Module):
     settings: dict[str, Any]
     """What it was constructed with: enough, with backbone and classes, to construct it again."""
 
+    def prepare(self, pictures: Pictures, targets: list[Target]) -> tuple[Pictures, list[Target]]:
+        """What a task changes of a training batch before the backbone sees it (mixup); nothing by default.
+
+        It gives new values and leaves those that it was given as they are. Randomness comes from torch's global
+        generator, whose state is saved for resuming.
+        """
+        return pictures, targets
+
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """Named scalar losses of a batch; their sum is descended. Normalise with `mean_over_ranks`."""
         raise NotImplementedError
@@ -78,6 +86,20 @@ class Task(nn.Module):
 
     def eval_transform(self, side: int) -> Transform:
         """How a picture is brought to the network for evaluation and prediction; never random."""
+        raise NotImplementedError
+
+    @classmethod
+    def resolve_settings(cls, settings: dict[str, Any], dataset: Any) -> dict[str, Any]:
+        """The settings with what depends on the training data worked out to plain values ("balanced" weights)."""
+        return settings
+
+    def draw_batch(
+        self, pictures: Pictures, targets: Sequence[Target], results: Sequence[Any] | None = None
+    ) -> np.ndarray:
+        """A contact sheet (h, w, 3) uint8 RGB: the batch as the network sees it with its truth by class name.
+
+        With `results`, what was predicted too, and whether it is right.
+        """
         raise NotImplementedError
 
     def plots(self, metric: Any) -> dict[str, Callable[[str], None]]:
@@ -101,6 +123,21 @@ class Model(nn.Module):
         wanted = {level for name in names for level in self.tasks[name].levels}  # type: ignore[union-attr]
         return self.backbone(pictures.pixels, wanted)
 
+    def _prepare(
+        self, names: Collection[str], pictures: Pictures, targets: list[Target]
+    ) -> tuple[Pictures, list[Target]]:
+        """The tasks' own changes of a training batch, in order; ValueError if one would spoil another's pictures."""
+        for name in names:
+            before = pictures
+            pictures, targets = self.tasks[name].prepare(pictures, targets)  # type: ignore[operator]
+            if pictures is not before and len(names) > 1:
+                others = [other for other in names if other != name]
+                raise ValueError(
+                    f"task {name!r} changes the pictures that {others} learn from too: "
+                    f"train it alone, or switch its mixing off (mixup=0)"
+                )
+        return pictures, targets
+
     def forward(self, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """Losses named `task/loss` of those tasks whose targets are all present."""
         present = set.intersection(*(set(t) for t in targets)) if targets else set()
@@ -108,6 +145,8 @@ class Model(nn.Module):
         if not names:
             needs = {name: sorted(task.needs) for name, task in self.tasks.items()}  # type: ignore[arg-type]
             raise ValueError(f"the targets {sorted(present)} suit no task; needed are {needs}")
+        if self.training:
+            pictures, targets = self._prepare(names, pictures, targets)
         features = self._features(pictures, names)
         return {
             f"{name}/{loss}": value

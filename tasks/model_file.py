@@ -1,0 +1,118 @@
+"""A saved model: one safetensors file whose JSON header carries everything that `predict` needs. Nothing is pickled."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import retinue.backbones
+from retinue.backbones.backbone import Preprocessing
+from retinue.datasets.targets import ClassMap, DataError
+from retinue.tasks.find import find, name_of
+from retinue.tasks.task import Model
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
+
+    A full disk or a kill at any moment leaves what stood there before. `write` is given the open file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def header(model: Model, **facts: Any) -> dict[str, Any]:
+    """What it takes to construct the model again, as plain values, and further `facts` about it."""
+    backbone = model.backbone
+    return {
+        "format": FORMAT,
+        "backbone": {
+            "architecture": backbone.architecture,
+            "options": backbone.options,
+            "preprocessing": dataclasses.asdict(backbone.preprocessing),
+            "weights": dataclasses.asdict(backbone.weights) if backbone.weights else None,
+        },
+        "tasks": {
+            name: {
+                "module": name_of(task),  # type: ignore[arg-type]
+                "settings": task.settings,
+                "classes": task.classes.to_json() if task.classes else None,  # type: ignore[union-attr, operator]
+            }
+            for name, task in model.tasks.items()
+        },
+        **facts,
+    }
+
+
+def save(model: Model, path: Path, tensors: dict[str, Tensor] | None = None, **facts: Any) -> None:
+    """Write a model, atomically. `tensors` replaces its own state (averaged weights); `facts` join the header."""
+    state = model.state_dict() if tensors is None else tensors
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    metadata = {"retinue": json.dumps(header(model, **facts))}
+    data = safetensors.torch.save(plain, metadata)
+    write_atomically(Path(path), lambda file: file.write(data))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a saved model. DataError where the file is missing, damaged or not one of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+        value = json.loads(metadata["retinue"])
+    except KeyError:
+        raise DataError(f"{path}: holds tensors, but was not saved by retinue; give it as weights=") from None
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error}); save or copy it again") from None
+    if value.get("format", 0) > FORMAT:
+        raise DataError(f"{path}: written by a newer retinue (format {value['format']}); update this one")
+    return value
+
+
+def construct(value: dict[str, Any]) -> Model:
+    """The model that a header describes, its weights at random."""
+    described = value["backbone"]
+    backbone = retinue.backbones.build(described["architecture"], **described["options"])
+    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in described["preprocessing"].items()}
+    backbone.prepare_for(Preprocessing(**kept))
+    tasks = {}
+    for name, task in value["tasks"].items():
+        classes = ClassMap.from_json(task["classes"]) if task["classes"] else None
+        tasks[name] = find(task["module"])(backbone, classes, **task["settings"])
+    return Model(backbone, tasks)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """A saved model in evaluation mode, and its header. DataError where the file is not whole or not ours."""
+    value = read_header(path)
+    try:
+        model = construct(value)
+        tensors = safetensors.torch.load_file(str(path))
+        model.load_state_dict(tensors)
+    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: header and tensors do not fit each other: {error}") from None
+    return model.to(device).eval(), value

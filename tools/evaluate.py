@@ -1,0 +1,134 @@
+"""Evaluate a model on data, from pixels: one path for training's validation and for `retinue eval`."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from retinue.datasets.formats import open_splits
+from retinue.datasets.targets import DataError
+from retinue.tasks.task import Metric, Model, Task
+from retinue.tools import run_folder
+from retinue.tools.devices import autocast, resolve_device, resolve_precision
+from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
+from retinue.tools.open_model import open_model
+from retinue.tools.options import Eval, make
+from retinue.tools.progress import Log, track
+from retinue.tools.reading import scan
+
+
+def collect(
+    model: Model, loader: Loader, count: int, batch: int, device: torch.device, precision: str, log: Log
+) -> dict[str, Metric]:
+    """Every task's metric over a data set of `count` pictures, merged over all processes. Batches are whole
+    before they are shared out: the figures do not depend on the number of processes."""
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    metrics = {name: task.metric() for name, task in model.tasks.items()}  # type: ignore[operator]
+    keys = evaluation_keys(count, batch, rank, ranks)
+    model.eval()
+    for pictures, targets in track(loader.batches(keys), "evaluate", log, len(keys)):
+        with torch.inference_mode(), autocast(precision, device):
+            results = model.predict(pictures.to(device, torch.channels_last))
+        for name, metric in metrics.items():
+            metric.update(pictures.ids, results[name], targets)
+    if distributed:
+        gathered: list[Any] = [None] * ranks
+        dist.all_gather_object(gathered, metrics)
+        metrics = {name: task.metric() for name, task in model.tasks.items()}  # type: ignore[operator]
+        for part in gathered:
+            for name, metric in metrics.items():
+                metric.merge(part[name])
+    return metrics
+
+
+def figures(metrics: dict[str, Metric]) -> dict[str, float]:
+    """Flat names -> values; the task's name goes in front only where there are several tasks."""
+    if len(metrics) == 1:
+        return next(iter(metrics.values())).compute()
+    return {f"{name}/{key}": value for name, metric in metrics.items() for key, value in metric.compute().items()}
+
+
+def eval_loader(task: Task, dataset: Any, side: int, workers: int, pad: float = 0.0, divisor: int = 1) -> Loader:
+    """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
+    return Loader(View(dataset, task.eval_transform(side), file_frame=True), workers, pad, divisor)
+
+
+def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
+    """Evaluate a run, a saved model, or a published classifier; the options are `options.Eval`'s.
+
+    Returns flat metric names -> values. Raises DataError where data and model do not fit each other.
+
+    >>> from retinue.tools.evaluate import evaluate          # doctest: +SKIP
+    >>> evaluate("runs/classification/mobilenet_v2", data="photos")["top1"]  # doctest: +SKIP
+    """
+    options, _ = make("eval", {"model": model, **settings})
+    log = Log(stream=None if options.json != "-" else __import__("sys").stderr)
+    device = resolve_device(options.device)
+    loaded, header, path = open_model(options.model, options.weights, device)
+    precision = resolve_precision(options.precision, device)
+    if options.precision == "auto":
+        precision = header.get("precision", precision)
+    batch, side = options.batch or header.get("batch", 32), header["imgsz"]
+    task = next(iter(loaded.tasks.values()))
+    splits = open_splits(options.data, format=options.format)
+    name = options.split or next((s for s in ("val", "test") if s in splits), next(iter(splits)))
+    if name not in splits:
+        raise DataError(f"{options.data}: no split {name!r}; it has {', '.join(splits)}")
+    dataset = match_classes(splits[name], task, side)
+    dataset = scan({name: dataset}, options.strict, log)[name]
+    workers = default_workers() if options.workers is None else options.workers
+    preparation = loaded.backbone.preprocessing
+    loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)  # type: ignore[arg-type]
+    loaded = loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    metrics = collect(loaded, loader, len(dataset), batch, device, precision, log)
+    values = figures(metrics)
+    say_figures(values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {precision})", log)
+    folder = Path(options.plots) if options.plots else (path.parent.parent / f"eval-{name}" if path else None)
+    if folder:
+        draw_plots(loaded.tasks, metrics, folder)
+        log(f"curves in {folder}")
+    run_folder.write_json(options.json, values)
+    return values
+
+
+def match_classes(dataset: Any, task: Any, side: int) -> Any:
+    """The data set as the model's classes and input size see it.
+
+    DataError, with the difference, where the data has a class that the model lacks.
+    """
+    if hasattr(dataset, "with_size"):
+        dataset = dataset.with_size(side)
+    known, found = task.classes, dataset.classes
+    if known is None or found.names == known.names:
+        return dataset
+    extra = [name for name in found.names if name not in known.names]
+    if extra:
+        raise DataError(
+            f"{dataset}: classes {extra[:10]} are unknown to the model, whose classes are {list(known.names)[:10]}"
+            f"{'...' if len(known.names) > 10 else ''}; evaluate on data with the model's classes or train on this"
+        )
+    return dataset.with_classes(known)
+
+
+def say_figures(values: dict[str, float], title: str, log: Log) -> None:
+    """A few lines for people: the flat figures first, then a line a class."""
+    log(title)
+    for key, value in values.items():
+        log(f"  {key:<28} {'n/a' if value != value else f'{value:.4f}'}")
+
+
+def draw_plots(tasks: nn.ModuleDict, metrics: dict[str, Metric], folder: Path) -> None:
+    """The tasks' own curves as pictures in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, task in tasks.items():
+        for file, draw in task.plots(metrics[name]).items():  # type: ignore[operator]
+            draw(str(folder / (file if len(tasks) == 1 else f"{name}-{file}")))
+
+
+def run(settings: dict[str, Any]) -> int:
+    """The command."""
+    evaluate(**settings)
+    return 0

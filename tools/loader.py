@@ -1,0 +1,135 @@
+"""From a data set to batches: order, sharing among processes, augmentation and workers, all a function of the seed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.multiprocessing
+from torch.utils.data import DataLoader
+
+from retinue.datasets.targets import DataError, Pictures, Sample, Target, Transform, collate
+
+Key = tuple[int, int]
+"""(epoch, index): what a worker needs to know to draw a sample's augmentation."""
+
+
+class View:
+    """A data set seen through a transform. Reading errors come back as values, so that their text stays clean.
+
+    `file_frame` keeps the targets as the data set gives them, in the file's pixels, for evaluation.
+    """
+
+    def __init__(self, dataset: Any, transform: Transform, seed: int = 0, file_frame: bool = False) -> None:
+        self.dataset, self.transform, self.seed, self.file_frame = dataset, transform, seed, file_frame
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample | DataError:
+        epoch, index = key
+        try:
+            sample = self.dataset[index]
+            rng = np.random.default_rng((self.seed, epoch, index))
+            moved = self.transform(sample, rng, self.dataset.__getitem__)
+            return moved.with_(targets=sample.targets) if self.file_frame else moved
+        except DataError as error:
+            return error
+
+
+class Collate:
+    """Samples -> (Pictures, targets); a sample that is an error makes the batch that error."""
+
+    def __init__(self, pad: float, divisor: int) -> None:
+        self.pad, self.divisor = pad, divisor
+
+    def __call__(self, samples: Sequence[Sample | DataError]) -> tuple[Pictures, list[Target]] | DataError:
+        good: list[Sample] = []
+        for sample in samples:
+            if isinstance(sample, DataError):
+                return sample
+            good.append(sample)
+        return collate(good, self.pad, self.divisor)
+
+
+def start_worker(_: int) -> None:
+    """One thread a worker: OpenCV's pool deadlocks after a fork, and the cores are shared anyway."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """A training epoch's batches of indices: every picture once, batch sizes differing by at most one.
+
+    The larger batches come first, so that what does not fit into memory shows at once; no batch is a small
+    remainder, on which batch norm would take its statistics from a handful of pictures.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return np.array_split(order, -(-count // batch))
+
+
+def share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+    """The part of a batch that process `rank` of `ranks` computes."""
+    return np.array_split(batch, ranks)[rank]
+
+
+def default_workers(threads: int = 0) -> int:
+    """Loading processes: what the cores leave, at least one where there is more than one core, at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores < 2 else min(8, max(1, cores - threads))
+
+
+class Loader:
+    """Batches in a given order, prefetched by workers that live as long as the loader.
+
+    `batches(keys)` yields (Pictures, targets) for each list of (epoch, index) keys. What augmentation draws depends
+    on (seed, epoch, index) alone: not on the workers, the processes or what was read before.
+    """
+
+    def __init__(
+        self, view: View, workers: int = 0, pad: float = 0.0, divisor: int = 1, pin_memory: bool = False
+    ) -> None:
+        self.order = _Order()
+        self.loader = DataLoader(
+            view,  # type: ignore[arg-type]
+            batch_sampler=self.order,
+            num_workers=workers,
+            collate_fn=Collate(pad, divisor),
+            worker_init_fn=start_worker,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            # Its own generator: otherwise each epoch would draw a number from the global one.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, keys: Sequence[Sequence[Key]]) -> Iterator[tuple[Pictures, list[Target]]]:
+        """The batches of these keys, in order. Raises the DataError of the first unreadable picture."""
+        self.order.keys = keys
+        for batch in self.loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+class _Order:
+    """The batch sampler: whatever keys were set last."""
+
+    keys: Sequence[Sequence[Key]] = ()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter([list(keys) for keys in self.keys])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def evaluation_keys(count: int, batch: int, rank: int = 0, ranks: int = 1) -> list[list[Key]]:
+    """This process's share of an evaluation: whole batches, every picture exactly once over all processes.
+
+    Batches are formed before they are shared out, so that a picture's neighbours, and with them the last bit of
+    its result, do not depend on the number of processes.
+    """
+    whole = [[(0, i) for i in range(start, min(start + batch, count))] for start in range(0, count, batch)]
+    return whole[rank::ranks]

@@ -1,0 +1,230 @@
+"""Every command's options, in one place and without importing torch: the command line, `args.yaml` and Python share them."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
+
+
+class UsageError(ValueError):
+    """A wrong key or value: the message says what is wrong and what was probably meant (exit status 2)."""
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Train:
+    """Train a task on data, from published weights, a saved model, or scratch; or go on with a run."""
+
+    task: str = _option("", "what to learn: classification, ... (see `retinue list tasks`)")
+    data: str = _option("scenes", "a data set's folder or file, or scenes[:N], rendered on the fly")
+    format: str | None = _option(None, "the data's format, where more than one would fit")
+    backbone: str = _option("mobilenet_v2", "see `retinue list backbones`; timm/NAME opens timm's")
+    weights: str | None = _option(None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch")
+    channels: int = _option(3, "input channels")
+    model: str | None = _option(None, "a saved model or run whose weights a new run starts from")
+    resume: str | None = _option(None, "a run's folder: go on exactly where it stopped")
+    method: Literal["descend", "linear", "svm"] = _option(
+        "descend", "gradient descent, or a linear classifier fitted on features that are computed once"
+    )
+    shots: str | None = _option(None, "method=linear|svm: pictures a class; K gives the curve 1, 2, 4, ... K")
+    seeds: int = _option(5, "method=linear|svm with shots: draws that are averaged")
+    scratch_epochs: int = _option(60, "with shots: epochs of the from-scratch contrast; 0 leaves it out")
+    tune: str = _option("all", "what descends: all, head, or the last K stages of the backbone")
+    frozen_norm: bool = _option(False, "keep the backbone's batch norms at their statistics")
+    epochs: int = _option(10, "passes over the training data")
+    batch: int = _option(32, "pictures a step, over all processes")
+    imgsz: int | None = _option(None, "side of the network's input; default: 128 for scenes, 224 else")
+    optimizer: Literal["adamw", "sgd"] = _option("adamw", "adamw or sgd (Nesterov)")
+    lr: str = _option("0.001", "learning rate of the head; `find` runs the LR range test first")
+    backbone_lr: float | None = _option(None, "learning rate of the backbone; default: lr/10 with weights, lr without")
+    momentum: float = _option(0.9, "SGD's")
+    weight_decay: float = _option(0.01, "of weights; biases and norms have none")
+    schedule: Literal["cosine", "step", "plateau", "constant"] = _option("cosine", "of the learning rate")
+    warmup: float = _option(0.5, "epochs of linear warm-up")
+    step_epochs: int = _option(30, "schedule=step: epochs between steps")
+    gamma: float = _option(0.1, "schedule=step, plateau: factor of a step")
+    plateau: int = _option(3, "schedule=plateau: epochs without progress before a step")
+    patience: int = _option(0, "stop after this many epochs without progress; 0: never")
+    accumulate: int = _option(1, "pieces that a batch is computed in")
+    clip: float = _option(0.0, "largest gradient norm; 0: any")
+    ema: float = _option(0.0, "decay of the averaged weights that are evaluated and saved, e.g. 0.999; 0: none")
+    precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: bf16 on GPUs that have it, fp32 else")
+    device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
+    workers: int | None = _option(None, "data-loading processes; default: the number of cores, less what computes")
+    seed: int = _option(0, "of weights, order, augmentation and scenes")
+    deterministic: bool = _option(False, "only deterministic kernels (on the CPU they always are)")
+    strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
+    augment: str | None = _option(None, "an albumentations pipeline (json or yaml) after the task's own augmentation")
+    save_minutes: float = _option(10.0, "save the state this often within an epoch too")
+    tensorboard: bool = _option(False, "log there too (pip install retinue[tensorboard])")
+    project: str = _option("runs", "folder of all runs")
+    name: str | None = _option(None, "the run's name; default: the backbone's")
+    exist_ok: bool = _option(False, "write into a run's folder that is there already")
+    json: str | None = _option(None, "write the figures to this file too; - is standard output")
+
+
+@dataclass
+class Eval:
+    """Evaluate a saved model on data, from pixels, with the numbers that training printed."""
+
+    model: str = _option("", "a run's folder, a saved model, or a backbone's name (its ImageNet classifier)")
+    data: str = _option("scenes", "a data set's folder or file, or scenes[:N]")
+    format: str | None = _option(None, "the data's format, where more than one would fit")
+    split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
+    weights: str | None = _option(None, "with a backbone's name: which weights; default: imagenet")
+    batch: int | None = _option(None, "pictures at once; default: as in training")
+    precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
+    device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
+    workers: int | None = _option(None, "data-loading processes")
+    strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
+    plots: str | None = _option(None, "folder for the task's curves; default: beside the model")
+    json: str | None = _option(None, "write the figures to this file too; - is standard output")
+
+
+@dataclass
+class Predict:
+    """Predict on pictures and folders: draws, writes json, prints where."""
+
+    model: str = _option("", "a run's folder, a saved model, or a backbone's name (its ImageNet classifier)")
+    source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs"})
+    weights: str | None = _option(None, "with a backbone's name: which weights; default: imagenet")
+    batch: int = _option(8, "pictures at once")
+    precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
+    device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
+    draw: bool = _option(True, "write pictures with the results drawn")
+    strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
+    project: str = _option("runs/predict", "folder of the results")
+    name: str | None = _option(None, "the results' name; default: the model's")
+    exist_ok: bool = _option(False, "write into a folder that is there already")
+    json: str | None = _option(None, "write the results to this file too; - is standard output")
+
+
+@dataclass
+class Check:
+    """Read a data set the way training will and report what is wrong with it."""
+
+    data: str = _option("", "a data set's folder or file, or scenes[:N]")
+    format: str | None = _option(None, "the data's format, where more than one would fit")
+    strict: bool = _option(False, "warnings fail too")
+    json: str | None = _option(None, "write the report to this file too; - is standard output")
+
+
+@dataclass
+class List:
+    """List what there is: backbones with their published weights, tasks, data formats."""
+
+    what: str = _option("all", "backbones, tasks, datasets or all")
+    licence: bool = _option(False, "only the licences of the weights")
+    json: str | None = _option(None, "write the list to this file too; - is standard output")
+
+
+@dataclass
+class Bench:
+    """Measure the speed figures that the README shows, as ratios in one run."""
+
+    what: str = _option("all", "train, data, scenes, startup or all")
+    data: str | None = _option(None, "data=: a folder of pictures; default: scenes written as JPEG")
+    seconds: float = _option(60.0, "time for each comparison")
+    threads: int = _option(0, "torch's threads; 0: all")
+    json: str | None = _option(None, "write the figures to this file too; - is standard output")
+
+
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "eval": Eval,
+    "predict": Predict,
+    "check": Check,
+    "list": List,
+    "bench": Bench,
+}
+
+
+def closest(word: str, words: typing.Iterable[str]) -> str:
+    """A "did you mean" clause, or the empty string."""
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def convert(name: str, text: Any, annotation: Any) -> Any:
+    """A command line's text as the option's type; UsageError if it is none.
+
+    Plain scalars, Literal, `X | None`, and lists or tuples separated by commas.
+    """
+    if not isinstance(text, str):
+        return text
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in arguments and text.lower() in ("none", ""):
+            return None
+        return _first_that_fits(name, text, [a for a in arguments if a is not type(None)])
+    if origin is Literal:
+        if text not in arguments:
+            near = closest(text, map(str, arguments))
+            raise UsageError(f"{name}={text}: choose one of {', '.join(map(str, arguments))}{near}")
+        return text
+    if origin in (list, tuple):
+        inner = arguments[0] if arguments else str
+        return origin(convert(name, part.strip(), inner) for part in text.strip("()[]").split(","))
+    if annotation is bool:
+        if text.lower() in ("true", "yes", "1", "on"):
+            return True
+        if text.lower() in ("false", "no", "0", "off"):
+            return False
+        raise UsageError(f"{name}={text}: say true or false")
+    if annotation in (int, float):
+        try:
+            return annotation(text)
+        except ValueError:
+            kind = "a whole number" if annotation is int else "a number"
+            raise UsageError(f"{name}={text}: {name} is {kind}") from None
+    return text
+
+
+def _first_that_fits(name: str, text: str, annotations: list[Any]) -> Any:
+    errors = []
+    for annotation in annotations:
+        try:
+            return convert(name, text, annotation)
+        except UsageError as error:
+            errors.append(error)
+    raise errors[-1]
+
+
+def make(command: str, settings: dict[str, Any], extra: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """The command's options from raw settings, and those settings that belong to `extra` (name -> annotation).
+
+    Raises UsageError for a key that is in neither, with what was probably meant.
+    """
+    kind, extra = COMMANDS[command], extra or {}
+    hints = typing.get_type_hints(kind)
+    known, others = {}, {}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name in hints:
+            known[name] = convert(name, value, hints[name])
+        elif name in extra:
+            others[name] = convert(name, value, extra[name])
+        else:
+            near = closest(name, [*hints, *extra])
+            raise UsageError(f"{command} has no option {key!r}{near or f'; see `retinue {command} --help`'}")
+    return kind(**known), others
+
+
+def help_text(command: str) -> str:
+    """The command's help: one line an option, with its default."""
+    kind = COMMANDS[command]
+    lines = [f"retinue {command}: {kind.__doc__}", ""]
+    for option in fields(kind):
+        default = "" if option.default is MISSING or option.default in (None, "") else f" [{option.default}]"
+        lines.append(f"  {option.name:<15} {option.metadata.get('help', '')}{default}")
+    return "\n".join(lines)
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """Plain values by option, for `args.yaml`."""
+    return dataclasses.asdict(options)

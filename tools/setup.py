@@ -1,0 +1,342 @@
+"""From options to everything that a training run stands on: device, data, model, loaders, and the run's folder."""
+
+import contextlib
+import dataclasses
+import inspect
+import re
+import sys
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+import retinue.backbones
+from retinue.backbones.backbone import Backbone
+from retinue.datasets.formats import describe, open_splits
+from retinue.datasets.targets import DataError, Transform
+from retinue.datasets.transforms import Compose, load_albumentations
+from retinue.tasks import model_file
+from retinue.tasks.find import find, name_of
+from retinue.tasks.task import Model, Task
+from retinue.tools import run_folder
+from retinue.tools.devices import resolve_device, resolve_precision
+from retinue.tools.evaluate import eval_loader
+from retinue.tools.loader import Loader, View, default_workers
+from retinue.tools.open_model import find_weights
+from retinue.tools.options import Train, UsageError, as_dict, make
+from retinue.tools.progress import Log
+from retinue.tools.reading import scan
+
+RESUME_MAY_CHANGE = {"device", "workers", "json", "save_minutes", "resume"}
+
+
+@dataclass
+class Setup:
+    """What a run stands on and what does not change while it goes on."""
+
+    options: Train
+    task_settings: dict[str, Any]
+    accelerator: Accelerator
+    device: torch.device
+    precision: str
+    log: Log
+    splits: dict[str, Any]
+    model: Model
+    side: int
+    learning_rates: tuple[float, float] = (0.0, 0.0)
+    folder: Path = Path()
+    train_loader: Loader = field(init=False)
+    val_loader: Loader | None = field(default=None, init=False)
+    writer: Any = None
+
+    @property
+    def train_set(self) -> Any:
+        """The training pictures."""
+        return self.splits["train"]
+
+    @property
+    def val_set(self) -> Any | None:
+        """The validation pictures: `val`, or `test` where there is no `val`."""
+        return self.splits.get("val", self.splits.get("test"))
+
+    @property
+    def task(self) -> Task:
+        """The first task: its headline chooses the best epoch."""
+        return next(iter(self.model.tasks.values()))  # type: ignore[return-value]
+
+    @property
+    def headline(self) -> tuple[str, int]:
+        """(name of the metric that chooses the best epoch, 1 or -1 for larger or smaller is better)."""
+        name = self.task.headline if len(self.model.tasks) == 1 else f"{next(iter(self.model.tasks))}/{self.task.headline}"
+        return name, -1 if self.task.smaller_is_better else 1
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.accelerator.process_index
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train together."""
+        return self.accelerator.num_processes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a saved model's header says beside its construction."""
+        import torchvision
+
+        return {
+            "imgsz": self.side,
+            "batch": self.options.batch,
+            "precision": self.precision,
+            "data": self.options.data,
+            "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        }
+
+    def synchronising(self, wrapped: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Several processes exchange gradients only with the last piece of a batch."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped)
+
+    def write_image(self, name: str, image: np.ndarray) -> None:
+        """A picture (h, w, 3) uint8 RGB into the run's folder."""
+        encoded = cv2.imencode(Path(name).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        model_file.write_atomically(self.folder / name, lambda file: file.write(encoded.tobytes()))
+
+    def draw_predictions(self, model: Model, count: int = 16) -> None:
+        """`val_predictions.jpg`: samples of the validation split with what the model says of them."""
+        if self.val_set is None or self.val_loader is None:
+            return
+        chosen = np.linspace(0, len(self.val_set) - 1, min(count, len(self.val_set))).round().astype(int)
+        model.eval()
+        for pictures, targets in self.val_loader.batches([[(0, int(i)) for i in chosen]]):
+            results = model.predict(pictures.to(self.device, torch.channels_last))
+            for name, task in model.tasks.items():
+                image = task.draw_batch(pictures, targets, results[name])  # type: ignore[operator]
+                self.write_image(f"val_predictions{'' if len(results) == 1 else '-' + name}.jpg", image)
+
+    def close(self) -> None:
+        """Close the log and the TensorBoard writer."""
+        if self.writer:
+            self.writer.close()
+        self.log.close()
+
+
+def prepare(settings: dict[str, Any]) -> Setup:
+    """Everything up to the first step. Raises UsageError and DataError for what does not fit, before any folder."""
+    options, task_settings = resolve_options(settings)
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu")
+    device = accelerator.device
+    log = Log(sys.stderr if options.json == "-" else None, quiet=not accelerator.is_main_process)
+    seed_everything(options)
+    splits, side = open_data(options, log)
+    model = build_model(options, task_settings, splits, log)
+    check_fit(model, splits, side, options, accelerator.num_processes)
+    setup = Setup(options, task_settings, accelerator, device, precision, log, splits, model, side)
+    open_loaders(setup)
+    resolve_rates(setup)
+    open_folder(setup)
+    return setup
+
+
+def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
+    """Options and the task's own settings; those of `resume`'s run where a run is continued."""
+    if not settings.get("resume"):
+        if not settings.get("task"):
+            raise UsageError("train what? e.g. `retinue train classification`; `retinue list tasks` names all")
+        return make("train", settings, task_settings_of(settings["task"]))
+    folder = Path(settings["resume"])
+    kept = run_folder.read_args(folder)
+    options, task_settings = make("train", kept, task_settings_of(kept["task"]))
+    asked, asked_task = make("train", settings, task_settings_of(kept["task"]))
+    for key, value in {**{k: getattr(asked, k.replace("-", "_"), None) for k in settings}, **asked_task}.items():
+        key = key.replace("-", "_")
+        before = task_settings.get(key) if key in asked_task else getattr(options, key)
+        if key in RESUME_MAY_CHANGE:
+            setattr(options, key, value)
+        elif value != before:
+            raise UsageError(
+                f"resume continues exactly: {key} is {before}, not {value}; to start a new run from its weights, "
+                f"use model={folder}/weights/last.safetensors"
+            )
+    options.resume = str(folder)
+    return options, task_settings
+
+
+def task_settings_of(task: str) -> dict[str, Any]:
+    """The task's own settings: keyword-only parameters of its class -> their types."""
+    kind = find(task)
+    hints = typing.get_type_hints(kind.__init__)
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return {p.name: hints.get(p.name, str) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def seed_everything(options: Train) -> None:
+    """The same weights and dropout masks in every run of the same seed (order and augmentation have their own)."""
+    import random
+
+    random.seed(options.seed)
+    np.random.seed(options.seed % 2**32)
+    torch.manual_seed(options.seed)
+    if options.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def open_data(options: Train, log: Log) -> tuple[dict[str, Any], int]:
+    """The splits without unusable pictures, described on the log, and the side of the network's input."""
+    splits = open_splits(options.data, format=options.format)
+    side = options.imgsz or (128 if options.data.startswith("scenes") else 224)
+    splits = {name: s.with_size(side) if hasattr(s, "with_size") else s for name, s in splits.items()}
+    log(describe(splits))
+    if "train" not in splits:
+        raise DataError(f"{options.data}: nothing to train on; its splits are {', '.join(splits)}")
+    used = {name: s for name, s in splits.items() if name == "train" or name == ("val" if "val" in splits else "test")}
+    return scan(used, options.strict, log), side
+
+
+def build_model(options: Train, settings: dict[str, Any], splits: dict[str, Any], log: Log) -> Model:
+    """The model: from a saved one, or a backbone with the task's new head on it; frozen as `tune` says."""
+    classes = splits["train"].classes
+    kind = find(options.task)
+    model = continued(options, settings, classes, log) if options.model else None
+    if model is None:
+        backbone = retinue.backbones.build(options.backbone, options.weights, in_channels=options.channels)
+        if not options.weights and not options.model:
+            log(f"{options.backbone} from scratch; weights=imagenet starts from the published weights")
+        settings = kind.resolve_settings(settings, splits["train"])
+        name = options.task.rpartition(".")[2]
+        model = Model(backbone, {name: kind(backbone, classes, **settings)})  # type: ignore[call-arg]
+    tune(model.backbone, options.tune, options.frozen_norm)
+    counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    log(f"model: {options.backbone}, {total / 1e6:.2f} M parameters, {counted / 1e6:.2f} M of them trained")
+    return model
+
+
+def continued(options: Train, settings: dict[str, Any], classes: Any, log: Log) -> Model | None:
+    """The saved model of `options.model`, whole where task and classes are the same.
+
+    Otherwise None, and `options` then say that its backbone's weights are to be used under a new head.
+    """
+    path = find_weights(options.model or "")
+    if path is None:
+        raise DataError(f"model={options.model}: no such file or run; published weights are named by weights=")
+    header = model_file.read_header(path)
+    options.backbone = header["backbone"]["architecture"]
+    options.channels = header["backbone"]["options"].get("in_channels", 3)
+    module = name_of(find(options.task))
+    same = [
+        t for t in header["tasks"].values()
+        if t["module"] == module and t["classes"] and t["classes"]["names"] == list(classes.names)
+    ]
+    if same and not settings:
+        log(f"weights of {path}, head included")
+        return model_file.load(path)[0].train()
+    log(f"weights of {path}'s {options.backbone} under a new head")
+    options.weights = str(path)
+    return None
+
+
+def tune(backbone: Backbone, what: str, frozen_norm: bool) -> None:
+    """Freeze what does not descend: nothing (all), the backbone (head), or all but its last K stages."""
+    stages = [name for name in backbone.stages() if re.fullmatch(r"c\d", name)] or list(backbone.stages())
+    if what == "all":
+        backbone.freeze(None, norm=frozen_norm)
+    elif what == "head":
+        backbone.freeze("all", norm=frozen_norm)
+    elif what.isdigit():
+        below = stages[: -int(what)] if int(what) else stages
+        backbone.freeze(below[-1] if int(what) and below else ("all" if below else None), norm=frozen_norm)
+    else:
+        raise UsageError(f"tune={what}: say all, head, or how many of the last stages of {', '.join(stages)}")
+
+
+def check_fit(model: Model, splits: dict[str, Any], side: int, options: Train, ranks: int) -> None:
+    """Name what does not fit before the first step rather than in the middle of it."""
+    for name, task in model.tasks.items():
+        missing = task.needs - splits["train"].keys  # type: ignore[operator]
+        if missing:
+            raise DataError(f"{name} needs {sorted(missing)}, but {options.data} gives {sorted(splits['train'].keys)}")
+    try:
+        model.backbone.output_sizes(side, side)
+    except ValueError as error:
+        raise UsageError(f"imgsz={side}: {error}") from None
+    if options.batch < ranks or len(splits["train"]) < ranks:
+        raise UsageError(f"batch={options.batch} on {len(splits['train'])} pictures: {ranks} processes need one each")
+
+
+def open_loaders(setup: Setup) -> None:
+    """Training and validation batches, through the task's own transforms."""
+    options, task, preparation = setup.options, setup.task, setup.model.backbone.preprocessing
+    workers = default_workers() if options.workers is None else options.workers
+    recipe: Transform = task.train_transform(setup.side)
+    if options.augment:
+        recipe = Compose([recipe, load_albumentations(options.augment)])
+    view = View(setup.train_set, recipe, options.seed)
+    pin = setup.device.type == "cuda"
+    setup.train_loader = Loader(view, workers, preparation.pad, preparation.divisor, pin)
+    if setup.val_set is not None:
+        loader_workers = min(workers, 2) if setup.device.type == "cpu" else workers
+        setup.val_loader = eval_loader(
+            task, setup.val_set, setup.side, loader_workers, preparation.pad, preparation.divisor
+        )
+
+
+def resolve_rates(setup: Setup) -> None:
+    """(head's rate, backbone's rate); lr=find measures the first."""
+    options = setup.options
+    if options.lr == "find":
+        from retinue.tools.lr_finder import find_lr
+
+        options.lr = f"{find_lr(setup):.3g}"
+    try:
+        lr = float(options.lr)
+    except ValueError:
+        raise UsageError(f"lr={options.lr}: a number, or find") from None
+    if options.backbone_lr is None:
+        options.backbone_lr = lr / 10 if options.weights or options.model else lr
+    setup.learning_rates = lr, options.backbone_lr
+
+
+def open_folder(setup: Setup) -> None:
+    """The run's folder, made by the main process; all processes know its name."""
+    options = setup.options
+    if options.resume:
+        setup.folder = Path(options.resume)
+    else:
+        chosen = [None]
+        if setup.accelerator.is_main_process:
+            args = as_dict(options) | setup.task_settings
+            parent = Path(options.project) / options.task.rpartition(".")[2]
+            name = options.name or options.backbone.replace("/", "-")
+            chosen = [run_folder.new_folder(parent, name, args, options.exist_ok)]  # type: ignore[list-item]
+        setup.folder = broadcast_object_list(chosen)[0] if dist.is_initialized() else chosen[0]  # type: ignore[assignment]
+    if setup.accelerator.is_main_process:
+        setup.log.open(setup.folder / "train.log")
+        run_folder.write_text(setup.folder / "env.txt", run_folder.environment())
+        setup.writer = tensorboard(setup) if options.tensorboard else None
+        setup.log(f"{options.task} -> {setup.folder} ({setup.device}, {setup.precision}, {setup.ranks} process"
+                  f"{'es' if setup.ranks > 1 else ''}, lr {setup.learning_rates[0]:g})")
+
+
+def tensorboard(setup: Setup) -> Any:
+    """A writer into the run's folder; UsageError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError("tensorboard=true needs it installed: pip install retinue[tensorboard]") from None
+    return SummaryWriter(str(setup.folder / "tensorboard"))
+
+
+def plain_options(options: Train) -> dict[str, Any]:
+    """The options as plain values."""
+    return dataclasses.asdict(options)

@@ -1,0 +1,96 @@
+"""One step of gradient descent, and what to do when it cannot be done."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from retinue.datasets.targets import Pictures, Target, split_bounds
+
+if TYPE_CHECKING:
+    from retinue.tools.setup import Setup
+    from retinue.tools.train import Run
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; what was computed until the last saved state is kept."""
+
+
+def descend(setup: "Setup", run: "Run", pictures: Pictures, targets: list[Target], total: int) -> dict[str, float]:
+    """One optimizer step on this process's share of a batch of `total` pictures; returns the batch's mean losses.
+
+    The batch is computed in `run.pieces` pieces whose gradients add up. Out of memory doubles the pieces, says so,
+    and computes the step anew; TrainingStopped names the pictures where that does not help, and where a loss is
+    not finite.
+    """
+    while True:
+        try:
+            losses = gradients(setup, run, pictures, targets, total)
+            break
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        run.optimizer.zero_grad(set_to_none=True)
+        if setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if setup.ranks > 1 or run.pieces >= len(pictures):
+            remedy = "a smaller imgsz, a smaller backbone or tune=head"
+            if setup.ranks > 1:
+                remedy = "accumulate=2 or more, a smaller batch (processes must agree on it from the start)"
+            raise TrainingStopped(f"out of memory ({reason}) on {names(pictures)}; try {remedy}")
+        run.pieces *= 2
+        setup.log(f"out of memory: every batch is now computed in {run.pieces} pieces; the result is the same")
+    if setup.options.clip:
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), setup.options.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return losses
+
+
+def gradients(setup: "Setup", run: "Run", pictures: Pictures, targets: list[Target], total: int) -> dict[str, float]:
+    """Add up the gradients of a batch's pieces; returns its mean losses over all pieces."""
+    sums: dict[str, float] = {}
+    smallest = total // setup.ranks  # so that every process has the same number of pieces
+    pieces = max(1, min(run.pieces, smallest))
+    bounds = split_bounds(len(pictures), pieces)
+    for k, (start, stop) in enumerate(bounds):
+        part = pictures[slice(start, stop)].to(setup.device, torch.channels_last)
+        truth = [{key: value.to(setup.device) for key, value in t.items()} for t in targets[start:stop]]
+        weight = piece_size(total, setup.ranks, pieces, k) / total
+        last = k == len(bounds) - 1
+        with torch.enable_grad(), setup.synchronising(run.wrapped, last):
+            losses = run.wrapped(part, truth)
+            loss = torch.stack(list(losses.values())).sum() * weight
+            check_finite(losses, pictures, setup)
+            setup.accelerator.backward(loss)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * weight
+    return sums
+
+
+def piece_size(total: int, ranks: int, pieces: int, k: int) -> int:
+    """Pictures in the k-th piece of a batch, over all processes."""
+    shares = [len(part) for part in np.array_split(np.empty(total), ranks)]
+    return sum(bounds[k][1] - bounds[k][0] for n in shares if k < len(bounds := split_bounds(n, pieces)))
+
+
+def check_finite(losses: dict[str, torch.Tensor], pictures: Pictures, setup: "Setup") -> None:
+    """Stop at the first loss that is NaN or infinite, before it spoils the weights."""
+    wrong = [f"{name}={float(value.detach())}" for name, value in losses.items() if not torch.isfinite(value)]
+    if wrong:
+        remedy = "precision=fp32, " if setup.precision == "bf16" else ""
+        raise TrainingStopped(
+            f"the loss is not finite ({', '.join(wrong)}) on {names(pictures)}; the state before is kept in "
+            f"{setup.folder / 'state'}; try {remedy}a lower lr, clip=1, or look at these pictures (retinue check)"
+        )
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+
+
+def names(pictures: Pictures) -> str:
+    """The pictures of a batch, for an error message."""
+    return ", ".join(pictures.ids[:64])
