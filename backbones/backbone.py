@@ -252,7 +252,7 @@ class Backbone(nn.Module):
         """Freeze all parts up to and including the stage `through` ("all", or None for no part).
 
         Frozen means no gradient and evaluation mode (batch norm, dropout, stochastic depth), whatever
-        `train()` is called later. `norm=True` freezes every batch norm of the backbone too, wherever it stands.
+        `train()` is called later. `norm=True` freezes every batch norm of the backbone too, wherever it is.
         Raises KeyError for an unknown stage.
         """
         names = list(self.stages())

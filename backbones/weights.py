@@ -189,7 +189,7 @@ def _without_prefix(tensors: Tensors, prefix: str) -> Tensors:
 # Into a backbone
 
 
-def load(backbone: B, architecture: str, source: str | None, options: dict[str, Any] | None = None) -> B:
+def load(backbone: B, architecture: str, source: str | None, options: dict[str, Any]) -> B:
     """Finish a builder's work: record how `backbone` was built and give it its weights. Returns it.
 
     `source`: None (random weights stay), "imagenet" (the default published ones), a published name in any
@@ -197,7 +197,7 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
     classifier stays random where the file has none.
     Raises WeightsError for weights that are unknown, unreadable or misfit.
     """
-    backbone.architecture, backbone.options = architecture, dict(options or {})
+    backbone.architecture, backbone.options = architecture, dict(options)
     if source is None:
         return backbone
     path, weights = _locate(architecture, source)
