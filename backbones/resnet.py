@@ -133,7 +133,7 @@ class ResNet(Backbone):
         super().__init__(in_channels)
         if len(replace_stride_with_dilation) != 3:
             raise ValueError(
-                f"replace_stride_with_dilation={replace_stride_with_dilation!r}: give three bools (c3, c4, c5)"
+                f"replace_stride_with_dilation={replace_stride_with_dilation!r}: three bools are needed"
             )
         self.levels = {"image": Level(in_channels, 1), "c1": Level(64, 2)}
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
