@@ -226,7 +226,8 @@ class Backbone(nn.Module):
             return None
         top = self.top()
         for name in self.top_modules:
-            delattr(self, name)
+            if hasattr(self, name):
+                delattr(self, name)
         return top
 
     def cut(self, name: str) -> nn.Sequential:
