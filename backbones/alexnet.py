@@ -60,7 +60,7 @@ class AlexNet(Backbone):
     def top(self) -> Top:
         """fc6 and fc7 of the 6x6 map, and the classifier."""
         embed = nn.Sequential(self.avgpool, nn.Flatten(), *self.classifier[:-1])
-        return Top("c5", self.classifier[-1].in_features, embed, self.classifier[-1])
+        return Top("c5", 4096, embed, self.classifier[-1])
 
 
 def alexnet(

@@ -50,6 +50,8 @@ class Preprocessing:
         One channel takes the mean over RGB; more channels repeat R, G, B cyclically.
         """
         n = len(self.mean)
+        mean: tuple[float, ...]
+        std: tuple[float, ...]
         if channels == n:
             return self
         if channels == 1:

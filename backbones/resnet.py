@@ -117,6 +117,10 @@ class ResNet(Backbone):
     """
 
     top_modules = ("avgpool", "fc")
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self,

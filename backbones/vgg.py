@@ -73,7 +73,7 @@ class VGG(Backbone):
     def top(self) -> Top:
         """fc6 and fc7 of the 7x7 map, and the classifier."""
         embed = nn.Sequential(self.avgpool, nn.Flatten(), *self.classifier[:-1])
-        return Top("c5", self.classifier[-1].in_features, embed, self.classifier[-1])
+        return Top("c5", 4096, embed, self.classifier[-1])
 
 
 def initialise(network: nn.Module) -> None:
@@ -81,10 +81,11 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 def _vgg(

@@ -22,7 +22,7 @@ from retinue.backbones.backbone import Backbone, Origin, Preprocessing
 
 LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet, whose terms allow research only"
 WRAPPERS = ("state_dict", "model", "net_state_dict")
-PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+PUBLISHED_HASH = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$")  # a date is no hash
 TIMEOUT = 30.0  # seconds without a byte
 
 Tensors = dict[str, Tensor]
@@ -227,7 +227,10 @@ def _locate(architecture: str, source: str) -> tuple[Path, Weights | None]:
     if name in choice:
         return fetch(choice[name].url, choice[name].sha256), choice[name]
     if (path := Path(source).expanduser()).is_file():
-        return path, None
+        known = {Path(w.url).name: w for w in choice.values()}.get(path.name)
+        if known is not None and known.sha256 is not None:
+            _verify(path, known.sha256, "fetch it again, or rename it if it is another file")
+        return path, known
     close = get_close_matches(source.upper(), choice, n=3, cutoff=0.3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise WeightsError(
