@@ -83,10 +83,10 @@ def draw_solid(rng: np.random.Generator) -> Surface:
     """A solid at the origin: upright for the most part, else lying on its side, or tumbling."""
     kind = KINDS[rng.integers(4)]
     size = {
-        "sphere": np.full(3, rng.uniform(0.22, 0.5)),
-        "box": rng.uniform(0.17, 0.42, 3),
-        "cylinder": np.array([1, 1, rng.uniform(0.8, 2.2)]) * rng.uniform(0.18, 0.34),
-        "cone": np.array([1, 1, rng.uniform(0.8, 1.4)]) * rng.uniform(0.26, 0.48),
+        "sphere": np.full(3, rng.uniform(0.27, 0.45)),
+        "box": rng.uniform(0.2, 0.4, 3),
+        "cylinder": np.array([1, 1, rng.uniform(0.8, 2.0)]) * rng.uniform(0.2, 0.32),
+        "cone": np.array([1, 1, rng.uniform(0.8, 1.4)]) * rng.uniform(0.28, 0.44),
     }[kind]
     yaw, spin, pose = turn(2, rng.uniform(0, 2 * pi)), turn(2, rng.uniform(0, 2 * pi)), rng.random()
     tilt = 0.0
@@ -111,7 +111,7 @@ def draw_camera(rng: np.random.Generator, first: Surface) -> Camera:
     """
     pitch, roll, yaw = np.deg2rad([rng.uniform(3, 65), rng.uniform(-30, 30), rng.uniform(0, 360)])
     axes = turn(2, roll) @ turn(0, pi / 2 + pitch) @ turn(2, yaw)
-    focal = rng.uniform(0.95, 1.25)
+    focal = rng.uniform(1.0, 1.2)
     distance = 2 * first.radius * focal / rng.uniform(0.2, 1.1)
     shift = rng.uniform(-0.22, 0.22, 2) * distance / focal
     position = first.centre - axes.T @ np.array([*shift, distance])
@@ -130,7 +130,7 @@ def draw_walls(rng: np.random.Generator, camera: Camera, first: Surface) -> list
     towards_camera = atan2(back[1], back[0])
     turns = {0: [], 1: [rng.uniform(-65, 65)], 2: [rng.uniform(-75, -25), rng.uniform(25, 75)]}
     walls = []
-    for angle in np.deg2rad(turns[int(rng.choice(3, p=(0.45, 0.37, 0.18)))]) + towards_camera:
+    for angle in np.deg2rad(turns[int(rng.choice(3, p=(0.5, 0.34, 0.16)))]) + towards_camera:
         normal = np.array([cos(angle), sin(angle), 0])
         point = first.centre * [1, 1, 0] - normal * (first.radius + rng.uniform(0.1, 2.0))
         walls.append(plane(point, normal, np.array([-normal[1], normal[0], 0])))
@@ -195,12 +195,13 @@ def draw_light(rng: np.random.Generator, camera: Camera, walls: list[Surface]) -
         towards += max(0.25 - towards @ normal, 0) * normal
     towards /= np.linalg.norm(towards)
     horizon, zenith = (single(colour) ** 2 for colour in SKIES[rng.integers(len(SKIES))])
+    tint = zenith + horizon + 0.8
     warmth = np.array([1, rng.uniform(0.88, 0.98), rng.uniform(0.7, 0.95)])
     return Light(
         towards=(camera.axes @ towards).astype(np.float32),
         up=camera.axes[:, 2].astype(np.float32),
         sun=single(warmth * rng.uniform(0.65, 0.95)),
-        ambient=single((0.5 * zenith + 0.5 * horizon) ** 0.5 * rng.uniform(0.36, 0.54)),
+        ambient=single(tint / tint.mean() * rng.uniform(0.3, 0.46)),
         horizon=horizon,
         zenith=zenith,
     )

@@ -1,6 +1,6 @@
 """Scenes: the embedded data set, rendered solids on a ground plane with exact targets, drawn from a seed.
 
-Nothing is read from disk. Spheres, boxes, cylinders and cones of 0.3 to 1.5 m stand, lie or float before
+Nothing is read from disk. Spheres, boxes, cylinders and cones of 0.4 to 1.3 m stand, lie or float before
 walls or an open sky; camera, sizes, materials and light vary widely, while patterns have a fixed size in
 metres, so that distance can be told from a single picture.
 """
