@@ -99,6 +99,8 @@ def check_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> Header:
 def _refused(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside into a PictureError; decoders raise nearly every exception there is."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError("is a pipe or a device, not a file")  # opening one may wait for ever
         yield
     except PictureError:
         raise

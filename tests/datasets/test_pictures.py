@@ -1,6 +1,7 @@
 """The reader of pictures: every odd file is read exactly or refused by name."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -206,6 +207,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_picture(tmp_path / "none.png")
     with pytest.raises(PictureError, match="is a folder"):
         read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(PictureError, match="is a pipe"):
+        read_picture(tmp_path / "pipe.jpg")
 
 
 def test_floating_point_is_refused(tmp_path: Path) -> None:

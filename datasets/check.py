@@ -1,0 +1,190 @@
+"""Read a data set the way training will, and say what is wrong with it."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from retinue.datasets.formats import Dataset
+from retinue.datasets.pictures import read_header
+from retinue.datasets.scan import Progress, in_threads
+from retinue.datasets.targets import DataError
+
+SMALL = 16
+"""Pictures with a side of fewer pixels are named."""
+
+LONG = 10.0
+"""So are those with a larger ratio of sides, and classes that outnumber the rarest one more often."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. An "error" spoils training or its figures; a "warning" is worth a look."""
+
+    level: Literal["error", "warning"]
+    kind: str
+    file: str
+    value: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.kind}: {self.file}: {self.value}; {self.remedy}"
+
+
+@dataclass
+class Report:
+    """What `check` found. pictures: number of samples by split; notes: how many odd files there are of a kind."""
+
+    pictures: dict[str, int]
+    problems: list[Problem] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that spoil training or its figures."""
+        return [problem for problem in self.problems if problem.level == "error"]
+
+    def summary(self, most: int = 10) -> str:
+        """A few lines: the counts, and at most so many problems of each kind."""
+        counted = ", ".join(f"{name} {count}" for name, count in self.pictures.items())
+        warnings = len(self.problems) - len(self.errors)
+        lines = [f"checked {counted} pictures: {len(self.errors)} errors, {warnings} warnings"]
+        lines += [f"note: {count} pictures: {note}" for note, count in self.notes.most_common()]
+        kinds: dict[str, list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            kinds[problem.kind].append(problem)
+        for kind, problems in kinds.items():
+            lines += [str(problem) for problem in problems[:most]]
+            if len(problems) > most:
+                lines.append(f"... and {len(problems) - most} more of {kind}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the counts, the notes and every problem."""
+        return {
+            "pictures": self.pictures,
+            "errors": len(self.errors),
+            "warnings": len(self.problems) - len(self.errors),
+            "notes": dict(self.notes),
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of one sample: where it is, what its pixels hash to, its size and label (-1: none)."""
+
+    split: str
+    file: str
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    label: int = -1
+    fault: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def check(splits: dict[str, Dataset], progress: Progress | None = None, workers: int = 2) -> Report:
+    """Read every sample of every split once, and report.
+
+    Found are unreadable pictures, the same pixels twice within or across splits or under two labels, classes
+    that are missing or rare, tiny and very long pictures, the kinds of odd files; and whatever a data set's own
+    `problems()` adds, an iterable of `Problem`.
+    """
+    items = [(name, part, i) for name, part in splits.items() for i in range(len(part))]
+    seen = in_threads(_look, items, workers, progress)
+    report = Report({name: len(part) for name, part in splits.items()})
+    report.notes.update(note for one in seen for note in one.notes)
+    for name, part in splits.items():
+        report.problems += _of_split(name, part)
+    report.problems += _of_classes(splits)
+    report.problems += _of_pictures(seen)
+    report.problems += _of_copies(seen, splits)
+    return report
+
+
+def _look(item: tuple[str, Dataset, int]) -> Seen:
+    split, part, index = item
+    path = getattr(part, "path", None)
+    file = str(path(index)) if path else f"{split}[{index}]"
+    try:
+        sample = part[index]
+        notes = read_header(file).notes(sample.image.shape[2], suffix=path(index).suffix) if path else ()
+    except DataError as error:
+        return Seen(split, file, fault=str(error).removeprefix(f"{file}: "))
+    height, width = sample.image.shape[:2]
+    content = hashlib.sha1(repr((sample.image.shape, sample.image.dtype.str)).encode())
+    content.update(np.ascontiguousarray(sample.image).data)
+    label = int(sample.targets["label"]) if "label" in sample.targets else -1
+    return Seen(split, file, content.hexdigest(), (height, width), label, notes=notes)
+
+
+def _of_split(name: str, part: Dataset) -> Iterator[Problem]:
+    for file, reason in getattr(part, "skipped", ()):
+        yield _unreadable(str(file), reason)
+    for remark in getattr(part, "remarks", ()):
+        yield Problem("warning", "remark", name, remark, "see whether this was meant")
+    own: Callable[[], Any] | None = getattr(part, "problems", None)
+    if own is not None:
+        yield from own()
+
+
+def _of_classes(splits: dict[str, Dataset]) -> Iterator[Problem]:
+    for name, part in splits.items():
+        counts = getattr(part, "class_counts", None)
+        if counts is None or part.classes is None:
+            continue
+        by_class = dict(zip(part.classes.names, counts().tolist()))
+        level: Literal["error", "warning"] = "error" if name == "train" else "warning"
+        for absent in (class_name for class_name, count in by_class.items() if not count):
+            yield Problem(level, "missing class", name, f"no picture of class {absent!r}", "add some")
+        there = {class_name: count for class_name, count in by_class.items() if count}
+        if there and max(there.values()) > LONG * min(there.values()):
+            most, least = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
+            value = f"{most!r} has {there[most]} pictures, {least!r} only {there[least]}"
+            yield Problem("warning", "imbalance", name, value, "add pictures of the rare class, or weight it")
+
+
+def _of_pictures(seen: list[Seen]) -> Iterator[Problem]:
+    for one in seen:
+        height, width = one.size
+        if one.fault:
+            yield _unreadable(one.file, one.fault)
+        elif min(one.size) < SMALL:
+            yield Problem(
+                "warning", "tiny", one.file, f"{width}x{height} pixels", "see whether it is a picture"
+            )
+        elif max(one.size) > LONG * min(one.size):
+            yield Problem("warning", "very long", one.file, f"{width}x{height} pixels", "cut it into pieces")
+
+
+def _of_copies(seen: list[Seen], splits: dict[str, Dataset]) -> Iterator[Problem]:
+    """The same pixels more than once: under two labels, in two splits, or in one."""
+    same: dict[str, list[Seen]] = defaultdict(list)
+    for one in seen:
+        if not one.fault:
+            same[one.digest].append(one)
+    for first, *others in same.values():
+        for other in others:
+            if other.label != first.label:
+                labels = [_class_name(splits[one.split], one.label) for one in (first, other)]
+                value = f"{labels[1]!r}, but {labels[0]!r} as {first.file}"
+                yield Problem("error", "two labels", other.file, value, "keep the right one")
+            if other.split != first.split:
+                value = f"in split {other.split!r}, the same pixels as {first.file} in {first.split!r}"
+                remedy = "remove one: it makes the figures too good"
+                yield Problem("warning", "leak", other.file, value, remedy)
+            else:
+                value = f"the same pixels as {first.file}"
+                yield Problem("warning", "duplicate", other.file, value, "remove one")
+
+
+def _unreadable(file: str, reason: str) -> Problem:
+    value, _, remedy = reason.rpartition("; ")
+    return Problem("error", "unreadable", file, value or reason, remedy if value else "leave it out")
+
+
+def _class_name(part: Dataset, label: int) -> str:
+    return part.classes.names[label] if part.classes is not None and label >= 0 else str(label)

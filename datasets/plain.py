@@ -1,0 +1,33 @@
+"""Plain pictures, without labels: files, folders and patterns, as people name them to predict."""
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+
+from retinue.datasets.image_folder import pictures_below
+from retinue.datasets.targets import DataError
+
+
+def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
+    """The picture files behind some sources, each once, in the order given; folders by name, at any depth.
+
+    A source is a file (of any suffix), a folder, or a pattern with *, ? and [] (** for any depth).
+    Raises DataError naming a source behind which there is no picture, and what was tried.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            paths = pictures_below(path)
+        elif path.exists():
+            paths = [path]
+        else:
+            matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
+            paths = [
+                each for match in matches for each in (pictures_below(match) if match.is_dir() else [match])
+            ]
+        if not paths:
+            kind = "a folder without pictures" if path.is_dir() else "no file, folder or pattern that matches"
+            raise DataError(f"{source}: {kind} ({path.absolute()} was tried); name a picture")
+        found.update(dict.fromkeys(paths))
+    return list(found)
