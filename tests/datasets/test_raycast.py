@@ -87,6 +87,12 @@ def test_cylinder_seen_along_its_axis_shows_its_lid():
     assert np.array_equal(normals(cylinder, rays((0, 0, -0.5)), rays((0, 0, 1)))[:, 0], (0, 0, -1))
 
 
+def test_on_the_far_rim_rounding_never_picks_the_hidden_side():
+    cylinder = surface("cylinder", (0, 0, 5), (1, 1, 0.5))
+    lid = normals(cylinder, rays((0, 1, 0.4999999)), rays((0, 1, -0.3)))
+    assert lid[:, 0].tolist() == [0, 0, 1]
+
+
 def test_cone_standing():
     cone = surface("cone", (0, 0, 5), (1, 1, 1), UP_IS_MINUS_Y)  # tip at y = -1, base at y = 1
     t, _ = cast([cone], rays((0, 0, 1), (0, -0.21, 1), (0, 0.19, 1), (0, 0.27, 1)))
