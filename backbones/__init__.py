@@ -19,6 +19,8 @@ from retinue.backbones.efficientnet import (
     efficientnet_v2_m,
     efficientnet_v2_s,
 )
+from retinue.backbones.fpn import FPN
+from retinue.backbones.from_timm import from_timm
 from retinue.backbones.googlenet import googlenet
 from retinue.backbones.lenet import lenet5
 from retinue.backbones.mobilenet_v2 import mobilenet_v2
@@ -113,6 +115,11 @@ def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
     Every builder's backbone remembers both: `build(b.architecture, **b.options)` gives the same modules.
     Raises WeightsError for an unknown name.
     """
+    if name.startswith("timm/"):
+        return from_timm(name.removeprefix("timm/"), weights, **options)
+    if name == "fpn":  # what an FPN remembers: its body, and how it reads it
+        body = build(options.pop("body"), weights, **options.pop("body_options", {}))
+        return FPN(body, **options)
     if name not in names():
         close = get_close_matches(name, names(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names())}"

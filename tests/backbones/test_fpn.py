@@ -1,3 +1,4 @@
+import json
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from retinue.backbones import build
 from retinue.backbones.backbone import Backbone, Level, Preprocessing
 from retinue.backbones.fpn import FPN
 from retinue.backbones.mobilenet_v3 import mobilenet_v3_large
@@ -59,7 +61,7 @@ def test_equals_torchvision(body, spread, extra, norm, size):
     expected = theirs(OrderedDict((name, features[name]) for name in LEVELS))
     names = {"pool": "p6", "p6": "p6", "p7": "p7"} | {f"c{i}": f"p{i}" for i in range(2, 6)}
     for name, value in expected.items():
-        assert torch.allclose(features[names[name]], value, rtol=1e-5, atol=1e-5 * float(value.std()))
+        assert torch.allclose(features[names[name]], value, rtol=1e-5, atol=1e-5 * value.std().item())
     assert len(expected) == len([name for name in features if name.startswith("p")])
     for name, value in body(images).items():
         assert torch.equal(features[name], value)
@@ -194,3 +196,13 @@ def test_errors_name_what_is_wrong(body):
         FPN(mobilenet_v3_large(classes=2), ("c4", "block13"), extra="pool")
     with pytest.raises(KeyError, match="p6"):
         FPN(body, LEVELS)(torch.rand(1, 3, 64, 64), ("p6",))
+
+
+def test_architecture_and_options_rebuild_it():
+    first = FPN(mobilenet_v3_large(classes=2, in_channels=1), ("block13", "c5"), 32, "pool", "batch")
+    again = build(first.architecture, **json.loads(json.dumps(first.options)))
+    assert again.levels == first.levels
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in first.state_dict().items()
+    }
+    assert again.body.architecture == "mobilenet_v3_large"

@@ -1,8 +1,10 @@
+import json
 import sys
 
 import pytest
 import torch
 
+from retinue.backbones import build
 from retinue.backbones.backbone import Level
 from retinue.backbones.from_timm import from_timm
 from retinue.backbones.weights import WeightsError
@@ -149,7 +151,7 @@ def test_imagenet_asks_timm_for_its_own(monkeypatch):
 def test_architecture_and_options_rebuild_it():
     backbone = from_timm(SWIN, in_channels=1, **SMALL_SWIN)
     assert backbone.architecture == f"timm/{SWIN}"
-    again = from_timm(SWIN, **backbone.options)
+    again = build(backbone.architecture, **json.loads(json.dumps(backbone.options)))
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in backbone.state_dict().items()
     }
