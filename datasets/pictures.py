@@ -148,6 +148,8 @@ def _decode(data: bytes, header: Header, suffix: str) -> np.ndarray:
         return _decode_pillow(data, "JPEG", suffix) if image is None else image
     if header.format == "TIFF":
         return _decode_tiff(data, header)
+    if header.format == "JPEG2000" and b"\xff\xd9" not in data[max(data.find(b"\xff\x93"), 0) :]:
+        raise ValueError("is truncated: a JPEG 2000 without its end marker")  # which decoders do not mind
     if header.format == "PPM" and header.bits == 16:
         return _decode_deep_pnm(data)
     return _decode_pillow(data, header.format, suffix)
@@ -194,28 +196,35 @@ def _decode_pillow(data: bytes, format: str, suffix: str) -> np.ndarray:
 
 
 def _decode_tiff(data: bytes, header: Header) -> np.ndarray:
-    _, position = first_directory(data).get(274, (1, 0))
+    tags = first_directory(data)
+    _, position = tags.get(274, (1, 0))
     if position:  # some decoders obey the orientation and some do not: none gets to see it
         order = {b"II": "<", b"MM": ">"}[data[:2]]
         data = data[:position] + struct.pack(order + "H", 1) + data[position + 2 :]
-    if header.bits == 16 and header.mode in ("L", "RGB", "RGBA", "4 bands"):
-        image = _decode_cv2(data)
-        if image is None:
-            raise ValueError("cannot be decoded: a 16-bit TIFF that is corrupt or oddly packed")
-        return image
-    if header.mode.endswith("bands") and header.mode != "4 bands":
+    in_planes = tags.get(284, (1, 0))[0] == 2 and header.channels > 1
+    premultiplied = header.mode == "RGBA" and tags.get(338, (2, 0))[0] == 1
+    bands, deep = header.mode.endswith("bands"), header.bits == 16
+    if (bands and (in_planes or header.channels != 4)) or (deep and in_planes):
         return _decode_bands(data, header)
-    if header.bits == 16:
-        raise ValueError(f"is a 16-bit {header.mode} TIFF; save it as 16-bit RGB or as 8-bit")
-    return _decode_pillow(data, "TIFF", "")
+    if not (bands or deep):
+        return _decode_pillow(data, "TIFF", "")
+    if premultiplied or not (bands or header.mode in ("L", "RGB", "RGBA")):
+        raise ValueError(f"is a 16-bit {header.mode} TIFF of a rare kind; save it as 16-bit RGB or as 8-bit")
+    image = _decode_cv2(data)
+    if image is None:
+        raise ValueError("cannot be decoded: a 16-bit TIFF that is corrupt or oddly packed")
+    white_is_zero = tags.get(262, (1, 0))[0] == 0
+    return np.iinfo(image.dtype).max - image if white_is_zero else image
 
 
 def _decode_bands(data: bytes, header: Header) -> np.ndarray:
-    """A TIFF with bands that neither Pillow nor OpenCV knows, (h, w, bands)."""
+    """A TIFF that neither Pillow nor OpenCV reads right, (h, w, bands)."""
     try:
         import tifffile  # optional, and needed by few
     except ImportError:
-        raise ValueError(f"is a TIFF of {header.mode}, which needs tifffile (pip install tifffile)") from None
+        raise ValueError(
+            f"is a {header.mode} TIFF of a kind that needs tifffile (pip install tifffile)"
+        ) from None
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         image = np.asarray(page.asarray())
@@ -226,7 +235,7 @@ def _decode_bands(data: bytes, header: Header) -> np.ndarray:
     ):
         image = image.transpose(1, 2, 0)
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"is a TIFF of {header.mode} in {image.dtype}; save it as uint8 or uint16")
+        raise ValueError(f"is a {header.mode} TIFF in {image.dtype}; save it as uint8 or uint16")
     return image
 
 
