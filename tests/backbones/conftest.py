@@ -10,7 +10,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from retinue.backbones.backbone import Backbone
 
-SIZES = ((224, 224), (193, 161))
+SIZES = ((1, 224, 224), (2, 193, 161))
+"""Pictures, height, width."""
 TOLERANCE = 1e-5
 """Largest difference allowed, in standard deviations of the reference's map."""
 
@@ -62,8 +63,8 @@ def compare(ours: Backbone, theirs: nn.Module, nodes: dict[str, str]) -> None:
     ours.load_state_dict(fill(theirs).state_dict())
     ours.eval(), theirs.eval()
     extractor = create_feature_extractor(theirs, {node: level for level, node in nodes.items()})
-    for height, width in SIZES:
-        picture = torch.rand(2, ours.in_channels, height, width, generator=torch.Generator().manual_seed(1))
+    for n, height, width in SIZES:
+        picture = torch.rand(n, ours.in_channels, height, width, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             x = ours.normalise(picture)
             features, expected = ours(picture), extractor(x)

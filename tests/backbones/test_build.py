@@ -10,6 +10,11 @@ from retinue.backbones.backbone import Backbone, Pixels
 from retinue.backbones.weights import WeightsError, published
 
 BUILDERS = names()
+LARGE = {name for name in BUILDERS for found in published(name).values() if found.parameters > 3e7}
+
+
+def marked(chosen):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in chosen]
 
 
 def shapes(backbone):
@@ -26,7 +31,7 @@ def builder(name):
     return getattr(retinue.backbones, name)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", marked(BUILDERS))
 def test_every_builder_is_rebuilt_from_what_it_remembers(name):
     options = changed(name)
     with torch.device("meta"):
@@ -48,7 +53,7 @@ def test_every_builder_has_the_one_signature(name):
     assert all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in rest)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if published(name)])
+@pytest.mark.parametrize("name", marked(name for name in BUILDERS if published(name)))
 def test_every_published_size_is_ours(name):
     with torch.device("meta"):
         backbone = builder(name)()

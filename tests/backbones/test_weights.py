@@ -202,7 +202,7 @@ HOSTILE = {
     "empty.safetensors": b"",
     "empty.pth": b"",
     "page.pth": b"<html>not found</html>",
-    "number.pth": pickle.dumps(3),
+    "number.pth": pickle.dumps(3, protocol=2),
 }
 
 
@@ -213,7 +213,9 @@ def test_damaged_and_hostile_files_are_refused(name, tmp_path):
         read_tensors(tmp_path / name)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))]
+)
 @pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors", "evil"])
 def test_nothing_in_a_file_is_executed(write, name, tmp_path):
     mark = tmp_path / "touched"
