@@ -16,6 +16,7 @@ from retinue.datasets.targets import Others, Sample
 
 LUMA = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+RGB = np.linalg.inv(YIQ)
 GREY = np.tile(LUMA, (3, 1))
 
 Range = tuple[float, float]
@@ -56,16 +57,19 @@ class Look:
         """
         if image.shape[2] > 3:
             return np.concatenate([self.apply(image[..., :3]), image[..., 3:]], 2)
-        gain, offset = self._grey()
-        alike = np.allclose(self.matrix, np.column_stack([np.eye(3) * gain, np.full(3, offset)]), atol=1e-9)
-        if image.shape[2] < 3 or (alike and self.gamma != 1):
-            return _tone(image, gain, offset, self.gamma)
+        if image.shape[2] < 3 or (self.gamma != 1 and self._is_tone()):
+            return _tone(image, *self._grey(), self.gamma)
         if not np.array_equal(self.matrix, np.eye(3, 4)):
             light = white(image.dtype)
             matrix = np.column_stack([self.matrix[:, :3], self.matrix[:, 3] * light])
             image = cv2.transform(image, matrix.astype(np.float32))
             image = image if image.dtype != np.float32 else image.clip(0, 1)
         return image if self.gamma == 1 else _tone(image, 1.0, 0.0, self.gamma)
+
+    def _is_tone(self) -> bool:
+        """True if it does to every channel what it does to grey."""
+        gain, offset = self._grey()
+        return np.allclose(self.matrix, np.column_stack([np.eye(3) * gain, np.full(3, offset)]), atol=1e-9)
 
     def _grey(self) -> tuple[float, float]:
         """What becomes of grey: gain and offset of its luma."""
@@ -144,7 +148,7 @@ def colour_look(
     mean: (3,), the picture's mean colour in [0, 1], which contrast needs.
     """
     cos, sin = np.cos(2 * np.pi * hue), np.sin(2 * np.pi * hue)
-    turn = np.linalg.inv(YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ YIQ
+    turn = RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ YIQ
     linear = turn @ (saturation * np.eye(3) + (1 - saturation) * GREY) * brightness
     luma = 0.5 if mean is None else float(LUMA @ mean) * brightness
     return Look.of(contrast * linear, (1 - contrast) * luma)

@@ -37,7 +37,8 @@ class Geometric:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, others: Others | None = None) -> Sample:
         """The sample so moved."""
-        return self.warp(sample.image.shape[:2], rng)(sample)
+        size = sample.image.shape[:2]
+        return self.warp(size, rng).snap(size)(sample)
 
 
 # Resizing the whole picture

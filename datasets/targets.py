@@ -206,7 +206,7 @@ def collate(
 
 
 Others = Callable[[int], Sample]
-"""The one door to other samples of the data set: index -> Sample, for mosaic and mixup."""
+"""The one door to other samples of the data set, for mosaic and mixup: any index from 0, modulo their number."""
 
 Transform = Callable[[Sample, np.random.Generator, Others | None], Sample]
 """Moves every key of a sample together; all its randomness comes from the generator."""

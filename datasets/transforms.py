@@ -97,7 +97,7 @@ class Compose:
                 warp = Warp.identity(sample.image.shape[:2])
                 for step in run:
                     warp = warp.then(step.warp(warp.size, rng))  # type: ignore[attr-defined]
-                sample = warp(sample)
+                sample = warp.snap(sample.image.shape[:2])(sample)
             elif kind is Colour:
                 sample = _look_all(run, sample, rng)
             else:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retinue.datasets.geometry import Warp, clip_boxes, mask_box, move_points
-from retinue.datasets.resample import inverse, resize_like_pil, warp_image, warp_nearest
+from retinue.datasets.resample import _whole_pixels, inverse, resize_like_pil, warp_image, warp_nearest
 from retinue.datasets.spatial import (
     CenterCrop,
     HorizontalFlip,
@@ -419,6 +419,38 @@ def test_a_zoomed_sphere_keeps_its_normals_true():
     assert inner.sum() > 1000
     assert np.abs(out.targets["depth"] - depth)[inner].max() < 0.03
     assert (out.targets["normals"] * normals).sum(0)[inner].min() > np.cos(np.radians(3))
+
+
+# Snapping to whole pixels
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.floats(0.4, 2.5),
+    st.floats(0.4, 2.5),
+    st.floats(-80, 80),
+    st.floats(-80, 80),
+    st.sampled_from([1, -1]),
+)
+def test_a_snapped_map_is_nearly_the_same_and_resizes_whole_pixels(a, d, x, y, sign):
+    picture, size = (200, 240), (220, 210)
+    warp = Warp(np.array([[sign * a, 0, x if sign > 0 else 240 * a + x], [0, d, y]]), size)
+    snapped = warp.snap(picture)
+    frame = np.array([[0.0, 0], [210, 0], [0, 220], [210, 220]])
+    seen = np.clip(move_points(np.array([[0.0, 0], [240, 200]]), warp.matrix), 0, size[::-1])
+    inside = np.clip(frame, seen.min(0), seen.max(0))
+    moved = move_points(move_points(inside, inverse(warp.matrix)), snapped.matrix)
+    assert np.abs(moved - inside).max() <= 0.51 * max(1, a, d) + 1e-6
+    ratio = snapped.matrix[[0, 1], [0, 1]] / warp.matrix[[0, 1], [0, 1]]
+    np.testing.assert_allclose(snapped.view, np.diag(ratio))
+    assert np.abs(ratio - 1).max() < 0.025
+    if np.abs(np.ptp(inside, 0)).min() > 66 and np.abs(np.ptp(inside, 0) / [a, d]).min() > 66:
+        assert _whole_pixels(snapped.matrix, picture, size) is not None
+
+
+def test_turned_maps_are_not_snapped():
+    warp = RandomAffine(degrees=(10.0, 10.0)).warp((200, 200), generator())
+    assert warp.snap((200, 200)) is warp
 
 
 # Pictures of every kind
