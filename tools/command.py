@@ -22,7 +22,14 @@ Start here, without any data: retinue train classification
 """
 
 MODULES = {"eval": "evaluate", "bench": "benchmark"}
-POSITIONAL = {"train": "task", "eval": "model", "predict": "model", "check": "data", "list": "what", "bench": "what"}
+POSITIONAL = {
+    "train": "task",
+    "eval": "model",
+    "predict": "model",
+    "check": "data",
+    "list": "what",
+    "bench": "what",
+}
 
 
 def parse(words: list[str], command: str) -> dict[str, Any]:
@@ -38,7 +45,11 @@ def parse(words: list[str], command: str) -> dict[str, Any]:
         if word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             if not equals:
-                value = words.pop(0) if words and not words[0].startswith("--") and "=" not in words[0] else "true"
+                value = (
+                    words.pop(0)
+                    if words and not words[0].startswith("--") and "=" not in words[0]
+                    else "true"
+                )
             settings[key.replace("-", "_")] = value
         elif "=" in word and not os.path.exists(word):
             key, _, value = word.partition("=")
@@ -69,7 +80,9 @@ def main(words: list[str] | None = None) -> int:
     command, *rest = words
     try:
         if command not in COMMANDS:
-            raise UsageError(f"no command {command!r}{closest(command, COMMANDS) or '; see `retinue --help`'}")
+            raise UsageError(
+                f"no command {command!r}{closest(command, COMMANDS) or '; see `retinue --help`'}"
+            )
         if "-h" in rest or "--help" in rest:
             print(help_text(command))
             return 0
@@ -104,5 +117,7 @@ def report(error: Exception) -> int:
         print(f"retinue: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 1
     traceback.print_exception(error)
-    print(f"retinue: this is a fault of retinue's, not yours: {type(error).__name__}: {error}", file=sys.stderr)
+    print(
+        f"retinue: this is a fault of retinue's, not yours: {type(error).__name__}: {error}", file=sys.stderr
+    )
     return 1

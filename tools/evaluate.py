@@ -1,22 +1,22 @@
 """Evaluate a model on data, from pixels: one path for training's validation and for `retinue eval`."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from retinue.datasets.formats import open_splits
+from retinue.datasets.formats import evaluation_split, open_splits
 from retinue.datasets.targets import DataError
 from retinue.tasks.task import Metric, Model, Task
 from retinue.tools import run_folder
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
 from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
 from retinue.tools.open_model import open_model
-from retinue.tools.options import Eval, make
+from retinue.tools.options import make
 from retinue.tools.progress import Log, track
-from retinue.tools.reading import scan
+from retinue.tools.reading import readable
 
 
 def collect(
@@ -26,7 +26,7 @@ def collect(
     before they are shared out: the figures do not depend on the number of processes."""
     distributed = dist.is_available() and dist.is_initialized()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    metrics = {name: task.metric() for name, task in model.tasks.items()}  # type: ignore[operator]
+    metrics = {name: task.metric() for name, task in model.named_tasks.items()}
     keys = evaluation_keys(count, batch, rank, ranks)
     model.eval()
     for pictures, targets in track(loader.batches(keys), "evaluate", log, len(keys)):
@@ -37,7 +37,7 @@ def collect(
     if distributed:
         gathered: list[Any] = [None] * ranks
         dist.all_gather_object(gathered, metrics)
-        metrics = {name: task.metric() for name, task in model.tasks.items()}  # type: ignore[operator]
+        metrics = {name: task.metric() for name, task in model.named_tasks.items()}
         for part in gathered:
             for name, metric in metrics.items():
                 metric.merge(part[name])
@@ -48,12 +48,18 @@ def figures(metrics: dict[str, Metric]) -> dict[str, float]:
     """Flat names -> values; the task's name goes in front only where there are several tasks."""
     if len(metrics) == 1:
         return next(iter(metrics.values())).compute()
-    return {f"{name}/{key}": value for name, metric in metrics.items() for key, value in metric.compute().items()}
+    return {
+        f"{name}/{key}": value for name, metric in metrics.items() for key, value in metric.compute().items()
+    }
 
 
-def eval_loader(task: Task, dataset: Any, side: int, workers: int, pad: float = 0.0, divisor: int = 1) -> Loader:
+def eval_loader(
+    task: Task, dataset: Any, side: int, workers: int, pad: float = 0.0, divisor: int = 1
+) -> Loader:
     """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
-    return Loader(View(dataset, task.eval_transform(side), file_frame=True), workers, pad, divisor)
+    return Loader(
+        View(dataset, task.eval_transform(side), task.needs, file_frame=True), workers, pad, divisor
+    )
 
 
 def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
@@ -65,52 +71,35 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     >>> evaluate("runs/classification/mobilenet_v2", data="photos")["top1"]  # doctest: +SKIP
     """
     options, _ = make("eval", {"model": model, **settings})
-    log = Log(stream=None if options.json != "-" else __import__("sys").stderr)
+    log = Log(sys.stderr if options.json == "-" else None)
     device = resolve_device(options.device)
     loaded, header, path = open_model(options.model, options.weights, device)
     precision = resolve_precision(options.precision, device)
     if options.precision == "auto":
         precision = header.get("precision", precision)
     batch, side = options.batch or header.get("batch", 32), header["imgsz"]
-    task = next(iter(loaded.tasks.values()))
-    splits = open_splits(options.data, format=options.format)
-    name = options.split or next((s for s in ("val", "test") if s in splits), next(iter(splits)))
+    task = next(iter(loaded.named_tasks.values()))
+    splits = open_splits(options.data, task.classes, options.format)
+    name = options.split or evaluation_split(splits)
     if name not in splits:
         raise DataError(f"{options.data}: no split {name!r}; it has {', '.join(splits)}")
-    dataset = match_classes(splits[name], task, side)
-    dataset = scan({name: dataset}, options.strict, log)[name]
+    dataset = splits[name].with_size(side) if hasattr(splits[name], "with_size") else splits[name]
+    dataset = readable({name: dataset}, options.strict, log)[name]
     workers = default_workers() if options.workers is None else options.workers
     preparation = loaded.backbone.preprocessing
-    loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)  # type: ignore[arg-type]
+    loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)
     loaded = loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     metrics = collect(loaded, loader, len(dataset), batch, device, precision, log)
     values = figures(metrics)
-    say_figures(values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {precision})", log)
+    say_figures(
+        values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {precision})", log
+    )
     folder = Path(options.plots) if options.plots else (path.parent.parent / f"eval-{name}" if path else None)
     if folder:
-        draw_plots(loaded.tasks, metrics, folder)
+        draw_plots(loaded.named_tasks, metrics, folder)
         log(f"curves in {folder}")
     run_folder.write_json(options.json, values)
     return values
-
-
-def match_classes(dataset: Any, task: Any, side: int) -> Any:
-    """The data set as the model's classes and input size see it.
-
-    DataError, with the difference, where the data has a class that the model lacks.
-    """
-    if hasattr(dataset, "with_size"):
-        dataset = dataset.with_size(side)
-    known, found = task.classes, dataset.classes
-    if known is None or found.names == known.names:
-        return dataset
-    extra = [name for name in found.names if name not in known.names]
-    if extra:
-        raise DataError(
-            f"{dataset}: classes {extra[:10]} are unknown to the model, whose classes are {list(known.names)[:10]}"
-            f"{'...' if len(known.names) > 10 else ''}; evaluate on data with the model's classes or train on this"
-        )
-    return dataset.with_classes(known)
 
 
 def say_figures(values: dict[str, float], title: str, log: Log) -> None:
@@ -120,11 +109,11 @@ def say_figures(values: dict[str, float], title: str, log: Log) -> None:
         log(f"  {key:<28} {'n/a' if value != value else f'{value:.4f}'}")
 
 
-def draw_plots(tasks: nn.ModuleDict, metrics: dict[str, Metric], folder: Path) -> None:
+def draw_plots(tasks: dict[str, Task], metrics: dict[str, Metric], folder: Path) -> None:
     """The tasks' own curves as pictures in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, task in tasks.items():
-        for file, draw in task.plots(metrics[name]).items():  # type: ignore[operator]
+        for file, draw in task.plots(metrics[name]).items():
             draw(str(folder / (file if len(tasks) == 1 else f"{name}-{file}")))
 
 

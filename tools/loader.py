@@ -1,7 +1,7 @@
 """From a data set to batches: order, sharing among processes, augmentation and workers, all a function of the seed."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -19,21 +19,35 @@ Key = tuple[int, int]
 class View:
     """A data set seen through a transform. Reading errors come back as values, so that their text stays clean.
 
-    `file_frame` keeps the targets as the data set gives them, in the file's pixels, for evaluation.
+    Only the targets of `keys` are kept, so that nothing is moved in vain. `file_frame` keeps them as the data set
+    gives them, in the file's pixels, for evaluation.
     """
 
-    def __init__(self, dataset: Any, transform: Transform, seed: int = 0, file_frame: bool = False) -> None:
-        self.dataset, self.transform, self.seed, self.file_frame = dataset, transform, seed, file_frame
+    def __init__(
+        self,
+        dataset: Any,
+        transform: Transform,
+        keys: Collection[str],
+        seed: int = 0,
+        file_frame: bool = False,
+    ) -> None:
+        self.dataset, self.transform, self.keys = dataset, transform, keys
+        self.seed, self.file_frame = seed, file_frame
 
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def read(self, index: int) -> Sample:
+        """The sample before any transform."""
+        sample = self.dataset[index]
+        return sample.with_(targets={k: v for k, v in sample.targets.items() if k in self.keys})
+
     def __getitem__(self, key: Key) -> Sample | DataError:
         epoch, index = key
         try:
-            sample = self.dataset[index]
+            sample = self.read(index)
             rng = np.random.default_rng((self.seed, epoch, index))
-            moved = self.transform(sample, rng, self.dataset.__getitem__)
+            moved = self.transform(sample, rng, self.read)
             return moved.with_(targets=sample.targets) if self.file_frame else moved
         except DataError as error:
             return error
@@ -46,6 +60,7 @@ class Collate:
         self.pad, self.divisor = pad, divisor
 
     def __call__(self, samples: Sequence[Sample | DataError]) -> tuple[Pictures, list[Target]] | DataError:
+        """The batch, or the first error among the samples."""
         good: list[Sample] = []
         for sample in samples:
             if isinstance(sample, DataError):
@@ -92,7 +107,7 @@ class Loader:
         self, view: View, workers: int = 0, pad: float = 0.0, divisor: int = 1, pin_memory: bool = False
     ) -> None:
         self.order = _Order()
-        self.loader = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             view,  # type: ignore[arg-type]
             batch_sampler=self.order,
             num_workers=workers,

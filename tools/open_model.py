@@ -20,7 +20,9 @@ def find_weights(name: str) -> Path | None:
         for candidate in (path / "weights/best.safetensors", path / "weights/last.safetensors"):
             if candidate.is_file():
                 return candidate
-        raise DataError(f"{path}: no weights/best.safetensors in it; is it a run's folder, and has an epoch ended?")
+        raise DataError(
+            f"{path}: no weights/best.safetensors in it; is it a run's folder, and has an epoch ended?"
+        )
     return path if path.is_file() else None
 
 

@@ -1,5 +1,6 @@
-"""Every command's options, in one place and without importing torch: the command line, `args.yaml` and Python share them."""
+"""Every command's options, in one place, without importing torch: for the command line, `args.yaml` and Python."""
 
+import collections.abc
 import dataclasses
 import difflib
 import types
@@ -24,7 +25,9 @@ class Train:
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N], rendered on the fly")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     backbone: str = _option("mobilenet_v2", "see `retinue list backbones`; timm/NAME opens timm's")
-    weights: str | None = _option(None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch")
+    weights: str | None = _option(
+        None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch"
+    )
     channels: int = _option(3, "input channels")
     model: str | None = _option(None, "a saved model or run whose weights a new run starts from")
     resume: str | None = _option(None, "a run's folder: go on exactly where it stopped")
@@ -41,7 +44,9 @@ class Train:
     imgsz: int | None = _option(None, "side of the network's input; default: 128 for scenes, 224 else")
     optimizer: Literal["adamw", "sgd"] = _option("adamw", "adamw or sgd (Nesterov)")
     lr: str = _option("0.001", "learning rate of the head; `find` runs the LR range test first")
-    backbone_lr: float | None = _option(None, "learning rate of the backbone; default: lr/10 with weights, lr without")
+    backbone_lr: float | None = _option(
+        None, "learning rate of the backbone; default: lr/10 with weights, lr without"
+    )
     momentum: float = _option(0.9, "SGD's")
     weight_decay: float = _option(0.01, "of weights; biases and norms have none")
     schedule: Literal["cosine", "step", "plateau", "constant"] = _option("cosine", "of the learning rate")
@@ -52,14 +57,20 @@ class Train:
     patience: int = _option(0, "stop after this many epochs without progress; 0: never")
     accumulate: int = _option(1, "pieces that a batch is computed in")
     clip: float = _option(0.0, "largest gradient norm; 0: any")
-    ema: float = _option(0.0, "decay of the averaged weights that are evaluated and saved, e.g. 0.999; 0: none")
+    ema: float = _option(
+        0.0, "decay of the averaged weights that are evaluated and saved, e.g. 0.999; 0: none"
+    )
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: bf16 on GPUs that have it, fp32 else")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
-    workers: int | None = _option(None, "data-loading processes; default: the number of cores, less what computes")
+    workers: int | None = _option(
+        None, "data-loading processes; default: the number of cores, less what computes"
+    )
     seed: int = _option(0, "of weights, order, augmentation and scenes")
     deterministic: bool = _option(False, "only deterministic kernels (on the CPU they always are)")
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
-    augment: str | None = _option(None, "an albumentations pipeline (json or yaml) after the task's own augmentation")
+    augment: str | None = _option(
+        None, "an albumentations pipeline (json or yaml) after the task's own augmentation"
+    )
     save_minutes: float = _option(10.0, "save the state this often within an epoch too")
     tensorboard: bool = _option(False, "log there too (pip install retinue[tensorboard])")
     project: str = _option("runs", "folder of all runs")
@@ -167,9 +178,11 @@ def convert(name: str, text: Any, annotation: Any) -> Any:
             near = closest(text, map(str, arguments))
             raise UsageError(f"{name}={text}: choose one of {', '.join(map(str, arguments))}{near}")
         return text
-    if origin in (list, tuple):
+    if origin in (list, tuple, collections.abc.Sequence):
         inner = arguments[0] if arguments else str
-        return origin(convert(name, part.strip(), inner) for part in text.strip("()[]").split(","))
+        return (tuple if origin is tuple else list)(
+            convert(name, part.strip(), inner) for part in text.strip("()[]").split(",")
+        )
     if annotation is bool:
         if text.lower() in ("true", "yes", "1", "on"):
             return True
@@ -195,7 +208,9 @@ def _first_that_fits(name: str, text: str, annotations: list[Any]) -> Any:
     raise errors[-1]
 
 
-def make(command: str, settings: dict[str, Any], extra: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+def make(
+    command: str, settings: dict[str, Any], extra: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """The command's options from raw settings, and those settings that belong to `extra` (name -> annotation).
 
     Raises UsageError for a key that is in neither, with what was probably meant.

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
@@ -16,7 +16,9 @@ PLAIN_SECONDS = 15.0
 class Step(Protocol):
     """Moves the progress on by `count` things; `note` stands behind the rate."""
 
-    def __call__(self, count: int, note: str = "") -> None: ...
+    def __call__(self, count: int, note: str = "") -> None:
+        """So many things more are done."""
+        ...
 
 
 class Log:
@@ -33,11 +35,12 @@ class Log:
     def open(self, path: Path) -> None:
         """From now on write to this file too, beginning with what was said before."""
         if not self.quiet:
-            self.file = open(path, "a", encoding="utf-8")
+            self.file = path.open("a", encoding="utf-8")
             self.file.writelines(line + "\n" for line in self.early)
             self.file.flush()
 
     def __call__(self, line: str) -> None:
+        """Say a line."""
         if self.quiet:
             return
         print(line, file=self.stream, flush=True)
@@ -77,7 +80,9 @@ def counting(what: str, log: Log, total: int) -> Iterator[Step]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     rate = TextColumn("{task.fields[rate]}")
-    with Progress(*columns, rate, TimeRemainingColumn(), console=Console(file=log.stream), transient=True) as bar:
+    with Progress(
+        *columns, rate, TimeRemainingColumn(), console=Console(file=log.stream), transient=True
+    ) as bar:
         task = bar.add_task(what, total=total or None, rate="")
         start, done = time.monotonic(), 0
 
@@ -90,6 +95,18 @@ def counting(what: str, log: Log, total: int) -> Iterator[Step]:
         yield step
 
 
+def up_to(step: Step) -> Callable[[int, int], None]:
+    """The same progress for those who tell how many are done, of how many, rather than how many more."""
+    before = 0
+
+    def tell(done: int, _: int) -> None:
+        nonlocal before
+        step(done - before)
+        before = done
+
+    return tell
+
+
 class Plain:
     """Progress as plain lines, rarely."""
 
@@ -99,6 +116,7 @@ class Plain:
         self.done = 0
 
     def __call__(self, count: int, note: str = "") -> None:
+        """So many things more are done."""
         self.done += count
         now = time.monotonic()
         if not self.log.quiet and now - self.last >= PLAIN_SECONDS:

@@ -1,35 +1,39 @@
 """Scan a data set's pictures before work begins: what cannot be read is skipped and named, or stops everything."""
 
+from collections import Counter
 from typing import Any
 
-from retinue.datasets.targets import DataError
-from retinue.tools.progress import Log, counting
+from retinue.datasets.scan import usable
+from retinue.tools.loader import default_workers
+from retinue.tools.progress import Log, counting, up_to
 
-SHOWN = 20
-"""Unusable files named one by one on the screen; the log has them all."""
+SHOWN = 50
+"""Unusable files named one by one."""
 
 
-def scan(splits: dict[str, Any], strict: bool, log: Log) -> dict[str, Any]:
-    """The splits without their unusable pictures.
+def readable(splits: dict[str, Any], strict: bool, log: Log) -> dict[str, Any]:
+    """The splits without their unusable pictures, each of which is named with the reason.
 
-    Each one is named with the reason. Raises DataError with `strict`, or where a split has none left.
+    What the reader does to odd pictures (palette, CMYK, 16 bits, ...) is counted and said. Raises DataError with
+    `strict`, naming them all, or where a split has none left.
     """
-    clean = {}
-    for name, dataset in splits.items():
-        if not hasattr(dataset, "scan"):
-            clean[name] = dataset
-            continue
-        with counting(f"scan {name}", log, len(dataset)) as step:
-            broken = dataset.scan(progress=step)
-        for path, reason in broken[:SHOWN]:
-            log(f"unusable: {path}: {reason}")
-        if broken and strict:
-            raise DataError(f"{len(broken)} unusable pictures in {name}: mend or remove {broken[0][0]} ... (strict=true)")
-        if broken:
-            more = f" ({len(broken) - SHOWN} more not shown)" if len(broken) > SHOWN else ""
-            log(f"{name}: {len(broken)} of {len(dataset)} pictures are skipped{more}; strict=true stops instead")
-            dataset = dataset.without([path for path, _ in broken])
-        if not len(dataset):
-            raise DataError(f"{name}: no usable picture is left")
-        clean[name] = dataset
-    return clean
+    return {name: _readable(name, split, strict, log) if hasattr(split, "path") else split
+            for name, split in splits.items()}  # fmt: skip
+
+
+def _readable(name: str, dataset: Any, strict: bool, log: Log) -> Any:
+    notes: Counter[str] = Counter()
+    before = len(dataset.skipped)
+    with counting(f"scan {name}", log, len(dataset)) as step:
+        good = usable(dataset, max(1, default_workers()), up_to(step), strict, notes)
+    skipped = good.skipped[before:]
+    for path, reason in skipped[:SHOWN]:
+        log(f"skipped: {path}: {reason}")
+    if skipped:
+        more = f" ({len(skipped) - SHOWN} of them not shown)" if len(skipped) > SHOWN else ""
+        log(
+            f"{name}: {len(skipped)} of {len(dataset)} pictures cannot be used{more}; strict=true stops instead"
+        )
+    for note, count in notes.most_common():
+        log(f"{name}: {count} pictures: {note}")
+    return good

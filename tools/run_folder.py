@@ -26,7 +26,9 @@ def new_folder(parent: Path, name: str, args: dict[str, Any], exist_ok: bool = F
     parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
     fresh.chmod(0o755)
-    (fresh / "args.yaml").write_text(yaml.safe_dump(args, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (fresh / "args.yaml").write_text(
+        yaml.safe_dump(args, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     if exist_ok and (parent / name).exists():
         shutil.rmtree(parent / name)
     number = 1
@@ -48,7 +50,9 @@ def read_args(folder: Path) -> dict[str, Any]:
     """The options that a run was started with. DataError where the folder is not a run's."""
     path = folder / "args.yaml"
     if not path.is_file():
-        raise DataError(f"{folder}: not a run's folder (no args.yaml in it); resume=RUN takes runs/<task>/<name>")
+        raise DataError(
+            f"{folder}: not a run's folder (no args.yaml in it); resume=RUN takes runs/<task>/<name>"
+        )
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
@@ -112,9 +116,13 @@ def environment() -> str:
             lines.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{package} not installed")
-    lines.append(f"cpu {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    lines.append(
+        f"cpu {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    )
     lines += [f"gpu {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-    lines += [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "WORLD_SIZE") if name in os.environ]
+    lines += [
+        f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "WORLD_SIZE") if name in os.environ
+    ]
     lines.append("command " + " ".join(sys.argv))
     return "\n".join(lines) + "\n"
 
@@ -123,7 +131,7 @@ def write_json(destination: str | None, value: Any) -> None:
     """What `json=FILE` asks for: figures for programs; `-` is standard output. Non-finite numbers become null."""
     if destination is None:
         return
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n"
     if destination == "-":
         sys.stdout.write(text)
     else:
@@ -131,11 +139,12 @@ def write_json(destination: str | None, value: Any) -> None:
         write_text(Path(destination), text)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values with NaN and infinities as None, which JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

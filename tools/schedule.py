@@ -73,7 +73,9 @@ class Ema:
                 self.average[name].copy_(tensor)
 
 
-def parameter_groups(model: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, lr: float, backbone_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """Optimizer groups: backbone and heads with their own rates; biases and norms (1-d tensors) without decay.
 
     Frozen parameters are left out; empty groups too. `base_lr` keeps each group's rate before the schedule.

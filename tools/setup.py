@@ -1,12 +1,14 @@
 """From options to everything that a training run stands on: device, data, model, loaders, and the run's folder."""
 
 import contextlib
-import dataclasses
 import inspect
+import random
 import re
 import sys
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from retinue.tools.loader import Loader, View, default_workers
 from retinue.tools.open_model import find_weights
 from retinue.tools.options import Train, UsageError, as_dict, make
 from retinue.tools.progress import Log
-from retinue.tools.reading import scan
+from retinue.tools.reading import readable
 
 RESUME_MAY_CHANGE = {"device", "workers", "json", "save_minutes", "resume"}
 
@@ -55,6 +57,8 @@ class Setup:
     train_loader: Loader = field(init=False)
     val_loader: Loader | None = field(default=None, init=False)
     writer: Any = None
+    draws: bool = True
+    """Whether pictures of the run are drawn on the way."""
 
     @property
     def train_set(self) -> Any:
@@ -69,12 +73,16 @@ class Setup:
     @property
     def task(self) -> Task:
         """The first task: its headline chooses the best epoch."""
-        return next(iter(self.model.tasks.values()))  # type: ignore[return-value]
+        return next(iter(self.model.named_tasks.values()))
 
     @property
     def headline(self) -> tuple[str, int]:
         """(name of the metric that chooses the best epoch, 1 or -1 for larger or smaller is better)."""
-        name = self.task.headline if len(self.model.tasks) == 1 else f"{next(iter(self.model.tasks))}/{self.task.headline}"
+        name = (
+            self.task.headline
+            if len(self.model.tasks) == 1
+            else f"{next(iter(self.model.named_tasks))}/{self.task.headline}"
+        )
         return name, -1 if self.task.smaller_is_better else 1
 
     @property
@@ -90,14 +98,12 @@ class Setup:
     @property
     def facts(self) -> dict[str, Any]:
         """What a saved model's header says beside its construction."""
-        import torchvision
-
         return {
             "imgsz": self.side,
             "batch": self.options.batch,
             "precision": self.precision,
             "data": self.options.data,
-            "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+            "versions": {name: metadata.version(name) for name in ("torch", "torchvision")},
         }
 
     def synchronising(self, wrapped: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -117,8 +123,8 @@ class Setup:
         model.eval()
         for pictures, targets in self.val_loader.batches([[(0, int(i)) for i in chosen]]):
             results = model.predict(pictures.to(self.device, torch.channels_last))
-            for name, task in model.tasks.items():
-                image = task.draw_batch(pictures, targets, results[name])  # type: ignore[operator]
+            for name, task in model.named_tasks.items():
+                image = task.draw_batch(pictures, targets, results[name])
                 self.write_image(f"val_predictions{'' if len(results) == 1 else '-' + name}.jpg", image)
 
     def close(self) -> None:
@@ -133,8 +139,10 @@ def prepare(settings: dict[str, Any]) -> Setup:
     options, task_settings = resolve_options(settings)
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu")
-    device = accelerator.device
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu"
+    )
+    device = accelerator.device if device.type != "cpu" else device
     log = Log(sys.stderr if options.json == "-" else None, quiet=not accelerator.is_main_process)
     seed_everything(options)
     splits, side = open_data(options, log)
@@ -142,8 +150,6 @@ def prepare(settings: dict[str, Any]) -> Setup:
     check_fit(model, splits, side, options, accelerator.num_processes)
     setup = Setup(options, task_settings, accelerator, device, precision, log, splits, model, side)
     open_loaders(setup)
-    resolve_rates(setup)
-    open_folder(setup)
     return setup
 
 
@@ -151,13 +157,18 @@ def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
     """Options and the task's own settings; those of `resume`'s run where a run is continued."""
     if not settings.get("resume"):
         if not settings.get("task"):
-            raise UsageError("train what? e.g. `retinue train classification`; `retinue list tasks` names all")
+            raise UsageError(
+                "train what? e.g. `retinue train classification`; `retinue list tasks` names all"
+            )
         return make("train", settings, task_settings_of(settings["task"]))
     folder = Path(settings["resume"])
     kept = run_folder.read_args(folder)
     options, task_settings = make("train", kept, task_settings_of(kept["task"]))
     asked, asked_task = make("train", settings, task_settings_of(kept["task"]))
-    for key, value in {**{k: getattr(asked, k.replace("-", "_"), None) for k in settings}, **asked_task}.items():
+    for key, value in {
+        **{k: getattr(asked, k.replace("-", "_"), None) for k in settings},
+        **asked_task,
+    }.items():
         key = key.replace("-", "_")
         before = task_settings.get(key) if key in asked_task else getattr(options, key)
         if key in RESUME_MAY_CHANGE:
@@ -181,8 +192,6 @@ def task_settings_of(task: str) -> dict[str, Any]:
 
 def seed_everything(options: Train) -> None:
     """The same weights and dropout masks in every run of the same seed (order and augmentation have their own)."""
-    import random
-
     random.seed(options.seed)
     np.random.seed(options.seed % 2**32)
     torch.manual_seed(options.seed)
@@ -199,8 +208,12 @@ def open_data(options: Train, log: Log) -> tuple[dict[str, Any], int]:
     log(describe(splits))
     if "train" not in splits:
         raise DataError(f"{options.data}: nothing to train on; its splits are {', '.join(splits)}")
-    used = {name: s for name, s in splits.items() if name == "train" or name == ("val" if "val" in splits else "test")}
-    return scan(used, options.strict, log), side
+    used = {
+        name: s
+        for name, s in splits.items()
+        if name == "train" or name == ("val" if "val" in splits else "test")
+    }
+    return readable(used, options.strict, log), side
 
 
 def build_model(options: Train, settings: dict[str, Any], splits: dict[str, Any], log: Log) -> Model:
@@ -229,13 +242,16 @@ def continued(options: Train, settings: dict[str, Any], classes: Any, log: Log) 
     """
     path = find_weights(options.model or "")
     if path is None:
-        raise DataError(f"model={options.model}: no such file or run; published weights are named by weights=")
+        raise DataError(
+            f"model={options.model}: no such file or run; published weights are named by weights="
+        )
     header = model_file.read_header(path)
     options.backbone = header["backbone"]["architecture"]
     options.channels = header["backbone"]["options"].get("in_channels", 3)
     module = name_of(find(options.task))
     same = [
-        t for t in header["tasks"].values()
+        t
+        for t in header["tasks"].values()
         if t["module"] == module and t["classes"] and t["classes"]["names"] == list(classes.names)
     ]
     if same and not settings:
@@ -262,16 +278,20 @@ def tune(backbone: Backbone, what: str, frozen_norm: bool) -> None:
 
 def check_fit(model: Model, splits: dict[str, Any], side: int, options: Train, ranks: int) -> None:
     """Name what does not fit before the first step rather than in the middle of it."""
-    for name, task in model.tasks.items():
-        missing = task.needs - splits["train"].keys  # type: ignore[operator]
+    for name, task in model.named_tasks.items():
+        missing = task.needs - splits["train"].keys
         if missing:
-            raise DataError(f"{name} needs {sorted(missing)}, but {options.data} gives {sorted(splits['train'].keys)}")
+            raise DataError(
+                f"{name} needs {sorted(missing)}, but {options.data} gives {sorted(splits['train'].keys)}"
+            )
     try:
         model.backbone.output_sizes(side, side)
     except ValueError as error:
         raise UsageError(f"imgsz={side}: {error}") from None
     if options.batch < ranks or len(splits["train"]) < ranks:
-        raise UsageError(f"batch={options.batch} on {len(splits['train'])} pictures: {ranks} processes need one each")
+        raise UsageError(
+            f"batch={options.batch} on {len(splits['train'])} pictures: {ranks} processes need one each"
+        )
 
 
 def open_loaders(setup: Setup) -> None:
@@ -281,7 +301,7 @@ def open_loaders(setup: Setup) -> None:
     recipe: Transform = task.train_transform(setup.side)
     if options.augment:
         recipe = Compose([recipe, load_albumentations(options.augment)])
-    view = View(setup.train_set, recipe, options.seed)
+    view = View(setup.train_set, recipe, task.needs, options.seed)
     pin = setup.device.type == "cuda"
     setup.train_loader = Loader(view, workers, preparation.pad, preparation.divisor, pin)
     if setup.val_set is not None:
@@ -291,12 +311,10 @@ def open_loaders(setup: Setup) -> None:
         )
 
 
-def resolve_rates(setup: Setup) -> None:
-    """(head's rate, backbone's rate); lr=find measures the first."""
+def resolve_rates(setup: Setup, find_lr: Callable[[Setup], float]) -> None:
+    """Settle the head's and the backbone's learning rate; lr=find measures the first with `find_lr`."""
     options = setup.options
     if options.lr == "find":
-        from retinue.tools.lr_finder import find_lr
-
         options.lr = f"{find_lr(setup):.3g}"
     try:
         lr = float(options.lr)
@@ -324,8 +342,10 @@ def open_folder(setup: Setup) -> None:
         setup.log.open(setup.folder / "train.log")
         run_folder.write_text(setup.folder / "env.txt", run_folder.environment())
         setup.writer = tensorboard(setup) if options.tensorboard else None
-        setup.log(f"{options.task} -> {setup.folder} ({setup.device}, {setup.precision}, {setup.ranks} process"
-                  f"{'es' if setup.ranks > 1 else ''}, lr {setup.learning_rates[0]:g})")
+        setup.log(
+            f"{options.task} -> {setup.folder} ({setup.device}, {setup.precision}, {setup.ranks} process"
+            f"{'es' if setup.ranks > 1 else ''}, lr {setup.learning_rates[0]:g})"
+        )
 
 
 def tensorboard(setup: Setup) -> Any:
@@ -335,8 +355,3 @@ def tensorboard(setup: Setup) -> Any:
     except ImportError:
         raise UsageError("tensorboard=true needs it installed: pip install retinue[tensorboard]") from None
     return SummaryWriter(str(setup.folder / "tensorboard"))
-
-
-def plain_options(options: Train) -> dict[str, Any]:
-    """The options as plain values."""
-    return dataclasses.asdict(options)

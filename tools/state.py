@@ -79,7 +79,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            damaged.append(f"{path}: {str(error).splitlines()[0]}")
+            damaged.append(f"{path}: {type(error).__name__} {str(error).splitlines()[:1]}")
     if damaged:
         raise DataError(f"no whole state is left: {'; '.join(damaged)}; start a new run with model=")
     return None

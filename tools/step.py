@@ -1,22 +1,20 @@
 """One step of gradient descent, and what to do when it cannot be done."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from retinue.datasets.targets import Pictures, Target, split_bounds
-
-if TYPE_CHECKING:
-    from retinue.tools.setup import Setup
-    from retinue.tools.train import Run
+from retinue.tools.setup import Setup
+from retinue.tools.training_run import Run
 
 
 class TrainingStopped(RuntimeError):
     """Training cannot go on; what was computed until the last saved state is kept."""
 
 
-def descend(setup: "Setup", run: "Run", pictures: Pictures, targets: list[Target], total: int) -> dict[str, float]:
+def descend(
+    setup: Setup, run: Run, pictures: Pictures, targets: list[Target], total: int
+) -> dict[str, float]:
     """One optimizer step on this process's share of a batch of `total` pictures; returns the batch's mean losses.
 
     The batch is computed in `run.pieces` pieces whose gradients add up. Out of memory doubles the pieces, says so,
@@ -40,7 +38,9 @@ def descend(setup: "Setup", run: "Run", pictures: Pictures, targets: list[Target
                 remedy = "accumulate=2 or more, a smaller batch (processes must agree on it from the start)"
             raise TrainingStopped(f"out of memory ({reason}) on {names(pictures)}; try {remedy}")
         run.pieces *= 2
-        setup.log(f"out of memory: every batch is now computed in {run.pieces} pieces; the result is the same")
+        setup.log(
+            f"out of memory: every batch is now computed in {run.pieces} pieces; the result is the same"
+        )
     if setup.options.clip:
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), setup.options.clip)
     run.optimizer.step()
@@ -48,7 +48,9 @@ def descend(setup: "Setup", run: "Run", pictures: Pictures, targets: list[Target
     return losses
 
 
-def gradients(setup: "Setup", run: "Run", pictures: Pictures, targets: list[Target], total: int) -> dict[str, float]:
+def gradients(
+    setup: Setup, run: Run, pictures: Pictures, targets: list[Target], total: int
+) -> dict[str, float]:
     """Add up the gradients of a batch's pieces; returns its mean losses over all pieces."""
     sums: dict[str, float] = {}
     smallest = total // setup.ranks  # so that every process has the same number of pieces
@@ -75,7 +77,7 @@ def piece_size(total: int, ranks: int, pieces: int, k: int) -> int:
     return sum(bounds[k][1] - bounds[k][0] for n in shares if k < len(bounds := split_bounds(n, pieces)))
 
 
-def check_finite(losses: dict[str, torch.Tensor], pictures: Pictures, setup: "Setup") -> None:
+def check_finite(losses: dict[str, torch.Tensor], pictures: Pictures, setup: Setup) -> None:
     """Stop at the first loss that is NaN or infinite, before it spoils the weights."""
     wrong = [f"{name}={float(value.detach())}" for name, value in losses.items() if not torch.isfinite(value)]
     if wrong:
@@ -88,7 +90,11 @@ def check_finite(losses: dict[str, torch.Tensor], pictures: Pictures, setup: "Se
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "out of memory" in str(error)
+    )
 
 
 def names(pictures: Pictures) -> str:

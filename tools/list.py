@@ -1,0 +1,96 @@
+"""List what there is: backbones with their published weights, tasks with their settings, data formats."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import retinue.backbones
+from retinue.backbones.weights import published
+from retinue.datasets.formats import format_modules
+from retinue.tasks.find import find
+from retinue.tasks.find import names as task_names
+from retinue.tools.options import UsageError, closest, make
+from retinue.tools.run_folder import write_json
+
+
+def backbones() -> list[dict[str, Any]]:
+    """A row for every set of published weights, and one for every backbone without."""
+    rows: list[dict[str, Any]] = []
+    for name in retinue.backbones.names():
+        weights = published(name)
+        if not weights:
+            rows.append(
+                {"backbone": name, "weights": None, "top1": None, "parameters": None, "licence": None}
+            )
+        for position, w in enumerate(weights.values()):
+            row = {"backbone": name, "weights": w.name, "top1": w.top1, "parameters": w.parameters}
+            rows.append({**row, "default": position == 0, "licence": w.licence, "url": w.url})
+    return rows
+
+
+def tasks() -> list[dict[str, Any]]:
+    """Every task with the first line of its docstring, the targets it needs and its headline metric."""
+    return [
+        {
+            "task": name,
+            "what": (find(name).__doc__ or "").split("\n")[0],
+            "needs": sorted(find(name).needs),
+            "metric": find(name).headline,
+        }
+        for name in task_names()
+    ]
+
+
+def datasets() -> list[dict[str, Any]]:
+    """Every data format with the first line of its module's docstring."""
+    return [
+        {"format": name, "what": (module.__doc__ or "").split("\n")[0]}
+        for name, module in format_modules().items()
+    ]
+
+
+def show(title: str, rows: list[dict[str, Any]], columns: list[str], console: Console) -> None:
+    """A table for people."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("backbone", "weights", "task", "format"))
+    for row in rows:
+        table.add_row(*(text(row.get(column)) for column in columns))
+    console.print(table)
+    console.print()
+
+
+def text(value: Any) -> str:
+    """A cell of a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) and value > 9999:
+        return f"{value / 1e6:.1f} M"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def run(settings: dict[str, Any]) -> int:
+    """The command."""
+    options, _ = make("list", settings)
+    kinds = {"backbones": backbones, "tasks": tasks, "datasets": datasets}
+    if options.what not in (*kinds, "all"):
+        near = closest(options.what, kinds) or "; choose all, " + ", ".join(kinds)
+        raise UsageError(f"list {options.what}: nothing of that kind{near}")
+    console = Console(
+        file=sys.stderr if options.json == "-" else sys.stdout, soft_wrap=not sys.stdout.isatty()
+    )
+    found = {name: rows() for name, rows in kinds.items() if options.what in (name, "all")}
+    licences = ["backbone", "weights", "licence"]
+    columns = {
+        "backbones": licences
+        if options.licence
+        else ["backbone", "weights", "top1", "parameters", "licence"],
+        "tasks": ["task", "what", "needs", "metric"],
+        "datasets": ["format", "what"],
+    }
+    for name, rows in found.items():
+        show(name, rows, columns[name], console)
+    write_json(options.json, found)
+    return 0

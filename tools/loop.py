@@ -1,0 +1,50 @@
+"""An epoch of training, from wherever it stopped."""
+
+import time
+
+from retinue.datasets.targets import Pictures, Target
+from retinue.tools import state
+from retinue.tools.loader import epoch_batches, share
+from retinue.tools.progress import counting
+from retinue.tools.setup import Setup
+from retinue.tools.step import descend
+from retinue.tools.training_run import Run, set_rates
+
+
+def train_epoch(setup: Setup, run: Run, batches: int) -> None:
+    """The rest of an epoch: from `run.step` on. Leaves the state at the next epoch's beginning."""
+    options, rank, ranks = setup.options, setup.rank, setup.ranks
+    order = epoch_batches(len(setup.train_set), options.batch, options.seed, run.epoch)
+    keys = [[(run.epoch, int(i)) for i in share(b, rank, ranks)] for b in order]
+    run.model.train()
+    saved_at = time.monotonic()
+    with counting(f"epoch {run.epoch + 1}/{options.epochs}", setup.log, batches) as progress:
+        progress(run.step)
+        for pictures, targets in setup.train_loader.batches(keys[run.step :]):
+            set_rates(setup, run, run.epoch * batches + run.step, batches)
+            if run.epoch == run.step == 0 and setup.draws:
+                draw_first_batch(setup, pictures, targets)
+            losses = descend(setup, run, pictures, targets, len(order[run.step]))
+            for name, value in losses.items():
+                run.sums[name] = run.sums.get(name, 0.0) + value * len(order[run.step])
+            if run.ema:
+                run.ema.update(run.model)
+            run.step += 1
+            progress(1, f"loss {sum(losses.values()):.3f}")
+            if time.monotonic() - saved_at > 60 * options.save_minutes and run.step < batches:
+                save_state(setup, run)
+                saved_at = time.monotonic()
+
+
+def save_state(setup: Setup, run: Run) -> None:
+    """Write what resume needs: by the main process, with the own weights, not the averaged ones."""
+    if setup.accelerator.is_main_process:
+        state.write(setup.folder / "state", run.state())
+
+
+def draw_first_batch(setup: Setup, pictures: Pictures, targets: list[Target]) -> None:
+    """What the network is given, drawn with class names: where a wrong label or a wrong box shows first."""
+    if setup.accelerator.is_main_process:
+        for name, task in setup.model.named_tasks.items():
+            image = task.draw_batch(pictures, targets)
+            setup.write_image(f"first_batch{'' if len(setup.model.tasks) == 1 else '-' + name}.jpg", image)

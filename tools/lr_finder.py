@@ -1,0 +1,85 @@
+"""The learning-rate range test (Smith 2015, arXiv:1506.01186): raise the rate each step and watch the loss."""
+
+import copy
+
+import numpy as np
+
+from retinue.tools.loader import epoch_batches, share
+from retinue.tools.progress import track
+from retinue.tools.setup import Setup
+from retinue.tools.step import TrainingStopped, descend
+from retinue.tools.training_run import Run, start
+
+LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 80
+SMOOTHING = 0.9
+"""Of the loss over steps, corrected for its start."""
+
+
+def find_lr(setup: Setup) -> float:
+    """A learning rate for the head: where the smoothed loss falls fastest over log(rate).
+
+    The test trains a copy of the model, from LOWEST to HIGHEST, and ends once the loss is four times its least.
+    The backbone's rate keeps its ratio to the head's. Raises TrainingStopped where the loss never falls.
+    """
+    original = setup.model
+    setup.model = copy.deepcopy(original)
+    ratio = setup.options.backbone_lr or (0.1 if setup.options.weights or setup.options.model else 1.0)
+    setup.learning_rates = 1.0, ratio
+    try:
+        run = start(setup)
+        rates, losses = _sweep(setup, run)
+    finally:
+        setup.model = original
+    best = steepest(rates, losses)
+    setup.log(
+        f"lr=find: the loss falls fastest at {best:.3g} ({len(rates)} steps from {rates[0]:.1g} to {rates[-1]:.1g})"
+    )
+    return best
+
+
+def _sweep(setup: Setup, run: Run) -> tuple[list[float], list[float]]:
+    options = setup.options
+    order: list[np.ndarray] = []
+    keys: list[list[tuple[int, int]]] = []
+    epoch = 0
+    while len(order) < STEPS:
+        for batch in epoch_batches(len(setup.train_set), options.batch, options.seed, epoch):
+            order.append(batch)
+            keys.append([(epoch, int(i)) for i in share(batch, setup.rank, setup.ranks)])
+        epoch += 1
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
+    losses: list[float] = []
+    smooth = 0.0
+    run.model.train()
+    batches = setup.train_loader.batches(keys[:STEPS])
+    for step, (pictures, targets) in enumerate(track(batches, "lr=find", setup.log, STEPS)):
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rates[step]
+        try:
+            loss = sum(descend(setup, run, pictures, targets, len(order[step])).values())
+        except TrainingStopped:
+            break
+        smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
+        losses.append(smooth / (1 - SMOOTHING ** (step + 1)))
+        if losses[-1] > 4 * min(losses):
+            break
+    return rates[: len(losses)], losses
+
+
+def steepest(rates: list[float], losses: list[float]) -> float:
+    """The rate at which the loss falls fastest over log(rate); TrainingStopped where it never falls.
+
+    The first tenth of the steps is left out: the smoothed loss has not settled there.
+    """
+    if len(losses) < 10:
+        raise TrainingStopped(
+            f"lr=find: the loss was not finite or exploded after {len(losses)} steps; give lr=NUMBER"
+        )
+    slopes = np.gradient(np.asarray(losses), np.log(np.asarray(rates)))
+    skip = len(losses) // 10
+    k = skip + int(np.argmin(slopes[skip:]))
+    if slopes[k] >= 0:
+        raise TrainingStopped(
+            "lr=find: the loss never fell; give lr=NUMBER, and look at first_batch.jpg for wrong labels"
+        )
+    return rates[k]

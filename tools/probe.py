@@ -1,0 +1,198 @@
+"""Features and a linear classifier (method=linear, method=svm): the lectures' claim that learned features are generic.
+
+The backbone runs once over the pictures; scikit-learn fits the last layer to the cached features. With shots=K the
+curve of accuracy over pictures a class is drawn, beside the same network trained from scratch on the same pictures
+(Zeiler & Fergus 2013, arXiv:1311.2901, figure 9).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import retinue.backbones
+from retinue.datasets.targets import DataError
+from retinue.tasks import model_file
+from retinue.tasks.classification.fit import Shots, few_shot_curve, few_shot_subset
+from retinue.tasks.classification.plots import draw_curve
+from retinue.tasks.task import Model
+from retinue.tools import evaluate, run_folder
+from retinue.tools.devices import autocast
+from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
+from retinue.tools.loop import train_epoch
+from retinue.tools.options import UsageError
+from retinue.tools.progress import Log, track
+from retinue.tools.setup import Setup
+from retinue.tools.training_run import start
+
+
+@dataclasses.dataclass
+class Subset:
+    """Some of a data set's pictures, by index."""
+
+    dataset: Any
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
+
+def probe(setup: Setup) -> Path:
+    """Fit the head to features, evaluate it from pixels, save it like any model; with shots, draw the curve too.
+
+    Returns the run's folder. Raises UsageError for a task that cannot be fitted or for several processes.
+    """
+    task, options, log = setup.task, setup.options, setup.log
+    if not hasattr(task, "fit"):
+        raise UsageError(
+            f"method={options.method}: {options.task} is not fitted but descended; leave method out"
+        )
+    if setup.ranks > 1:
+        raise UsageError(f"method={options.method} runs in one process")
+    if setup.val_set is None:
+        raise DataError(f"{options.data}: no val or test split to judge the classifier on")
+    shots = shot_ladder(options.shots)
+    setup.model.to(setup.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    features, labels = embed(setup, setup.train_set, "train")
+    log(f"features {features.shape[0]} x {features.shape[1]}; fitting ({options.method})")
+    task.fit(features, labels, options.method, options.seed)
+    values = judge_and_save(setup)
+    if shots:
+        rows = curve(setup, features, labels, shots)
+        run_folder.write_json(str(setup.folder / "shots.json"), rows)
+        values |= {f"shots{row['shots']}/{row['series']}": row["mean"] for row in rows}
+    log(f"results in {setup.folder}")
+    log(f"next: retinue predict {setup.folder} YOUR_PICTURES")
+    run_folder.write_json(options.json, {"run": str(setup.folder), **values})
+    setup.close()
+    return setup.folder
+
+
+def shot_ladder(text: str | None) -> list[int]:
+    """shots=6 -> 1, 2, 4, 6; shots=1,3,9 -> as given. UsageError for anything else."""
+    if not text:
+        return []
+    try:
+        numbers = [int(part) for part in str(text).split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise UsageError(f"shots={text}: pictures a class, a whole number from 1, or several with commas")
+    if len(numbers) > 1:
+        return sorted(set(numbers))
+    powers = [2**k for k in range(numbers[0].bit_length()) if 2**k < numbers[0]]
+    return [*powers, numbers[0]]
+
+
+def embed(setup: Setup, dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The features (n, d) float32 and labels (n,) of a data set, each picture computed once."""
+    task, preparation = setup.task, setup.model.backbone.preprocessing
+    workers = default_workers() if setup.options.workers is None else setup.options.workers
+    loader = Loader(
+        View(dataset, task.eval_transform(setup.side), task.needs),
+        workers,
+        preparation.pad,
+        preparation.divisor,
+    )
+    keys = evaluation_keys(len(dataset), setup.options.batch)
+    features, labels = [], []
+    for pictures, targets in track(loader.batches(keys), f"features of {what}", setup.log, len(keys)):
+        with torch.inference_mode(), autocast(setup.precision, setup.device):
+            pixels = pictures.to(setup.device, torch.channels_last).pixels
+            vectors = task.embed(setup.model.backbone(pixels, task.levels))
+        features.append(vectors.float().cpu().numpy())
+        labels += [int(target["label"]) for target in targets]
+    return np.concatenate(features), np.array(labels)
+
+
+def judge_and_save(setup: Setup) -> dict[str, float]:
+    """Evaluate from pixels, write results and weights down, and say the figures."""
+    options, folder, loader = setup.options, setup.folder, setup.val_loader
+    assert loader is not None and setup.val_set is not None
+    metrics = evaluate.collect(
+        setup.model, loader, len(setup.val_set), options.batch, setup.device, setup.precision, setup.log
+    )
+    values = evaluate.figures(metrics)
+    evaluate.say_figures(
+        values, f"{options.method} on {options.backbone}: {len(setup.val_set)} pictures", setup.log
+    )
+    evaluate.draw_plots(setup.model.named_tasks, metrics, folder)
+    (folder / "weights").mkdir(exist_ok=True)
+    for name in ("best", "last"):
+        path = folder / f"weights/{name}.safetensors"
+        model_file.save(setup.model, path, **setup.facts, epoch=0, metrics=run_folder.finite(values))
+    run_folder.write_results(folder, [{"epoch": 0, **values}])
+    setup.draw_predictions(setup.model)
+    return values
+
+
+def curve(setup: Setup, features: np.ndarray, labels: np.ndarray, shots: list[int]) -> list[dict[str, Any]]:
+    """Accuracy over pictures a class: features against from scratch, on the same draws; draws `shots.png`."""
+    options, log = setup.options, setup.log
+    test_features, test_labels = embed(setup, setup.val_set, "val")
+    method = options.method
+    assert method != "descend"
+    series = {
+        f"{options.backbone} features, {method}": few_shot_curve(
+            features, labels, test_features, test_labels, shots, options.seeds, method
+        )
+    }
+    if options.scratch_epochs:
+        name = f"{options.backbone} from scratch"
+        series[name] = []
+        work = [(count, seed) for count in shots for seed in range(options.seeds)]
+        accuracies: dict[int, list[float]] = {}
+        for count, seed in track(work, "from scratch", log, len(work)):
+            chosen = few_shot_subset(labels, count, seed)
+            accuracies.setdefault(count, []).append(from_scratch(setup, chosen, seed))
+        series[name] = [Shots.of(count, values) for count, values in accuracies.items()]
+    for name, rows in series.items():
+        for row in rows:
+            log(f"  {name}: {row.shots} a class: {row.mean:.3f} ± {row.deviation:.3f}")
+    draw_curve(series, str(setup.folder / "shots.png"), chance=1 / len(setup.train_set.classes))
+    return [{"series": name, **row._asdict()} for name, rows in series.items() for row in rows]
+
+
+def from_scratch(setup: Setup, chosen: np.ndarray, seed: int) -> float:
+    """Top-1 of the same backbone trained from random weights on the chosen pictures only."""
+    torch.manual_seed(seed)
+    options = dataclasses.replace(
+        setup.options,
+        epochs=setup.options.scratch_epochs,
+        batch=min(setup.options.batch, len(chosen)),
+        seed=seed,
+    )
+    backbone = retinue.backbones.build(options.backbone, None, in_channels=options.channels)
+    backbone.prepare_for(setup.model.backbone.preprocessing)
+    task = type(setup.task)(backbone, setup.task.classes, **setup.task_settings)  # type: ignore[call-arg]
+    own = dataclasses.replace(
+        setup,
+        options=options,
+        model=Model(backbone, {"classification": task}),
+        splits=setup.splits | {"train": Subset(setup.train_set, chosen)},
+        learning_rates=(1e-3, 1e-3),
+        log=Log(quiet=True),
+        draws=False,
+    )
+    view = View(own.train_set, task.train_transform(setup.side), task.needs, seed)
+    own.train_loader = Loader(view, 0)
+    run = start(own)
+    for _ in range(options.epochs):
+        train_epoch(own, run, -(-len(chosen) // options.batch))
+        run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
+    assert setup.val_loader is not None
+    metrics = evaluate.collect(
+        run.model,
+        setup.val_loader,
+        len(setup.val_set),
+        options.batch,
+        setup.device,
+        setup.precision,
+        own.log,
+    )
+    return evaluate.figures(metrics)["top1"]
