@@ -12,7 +12,7 @@ from retinue.tools.progress import Log, counting, up_to
 from retinue.tools.run_folder import write_json
 
 
-def check(data: str, **settings: Any) -> Report:
+def check(data: str = "", **settings: Any) -> Report:
     """The report on a data set; the options are `options.Check`'s."""
     options, _ = make("check", {"data": data, **settings})
     if not options.data:

@@ -1,0 +1,1 @@
+"""Tasks: heads that read a backbone's maps; one paper a file."""

@@ -1,0 +1,1 @@
+"""Tools: train, evaluate, predict, check, list and bench any task on any data."""
