@@ -14,6 +14,8 @@ from retinue.tasks.find import names as task_names
 from retinue.tools.options import UsageError, closest, make
 from retinue.tools.run_folder import write_json
 
+BRIEF = ["backbone", "weights", "top1", "parameters"]
+
 
 def backbones() -> list[dict[str, Any]]:
     """A row for every set of published weights, and one for every backbone without."""
@@ -55,7 +57,7 @@ def show(title: str, rows: list[dict[str, Any]], columns: list[str], console: Co
     """A table for people."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column in ("backbone", "weights", "task", "format"))
+        table.add_column(column, no_wrap=column not in ("what", "licence"))
     for row in rows:
         table.add_row(*(text(row.get(column)) for column in columns))
     console.print(table)
@@ -68,7 +70,9 @@ def text(value: Any) -> str:
         return "-"
     if isinstance(value, int) and value > 9999:
         return f"{value / 1e6:.1f} M"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return ", ".join(value) if isinstance(value, list) else str(value).partition(";")[0]
 
 
 def run(settings: dict[str, Any]) -> int:
@@ -82,7 +86,6 @@ def run(settings: dict[str, Any]) -> int:
         file=sys.stderr if options.json == "-" else sys.stdout, soft_wrap=not sys.stdout.isatty()
     )
     found = {name: rows() for name, rows in kinds.items() if options.what in (name, "all")}
-    licences = ["backbone", "weights", "licence"]
     columns = {
         "backbones": licences
         if options.licence
@@ -92,5 +95,7 @@ def run(settings: dict[str, Any]) -> int:
     }
     for name, rows in found.items():
         show(name, rows, columns[name], console)
+        for note in sorted({row["licence"] for row in rows if row.get("licence")}):
+            console.print(f"licence of these weights: {note}\n")
     write_json(options.json, found)
     return 0

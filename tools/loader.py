@@ -38,8 +38,8 @@ class View:
         return len(self.dataset)
 
     def read(self, index: int) -> Sample:
-        """The sample before any transform."""
-        sample = self.dataset[index]
+        """The sample before any transform; indices past the end begin again, so that mosaic may draw any."""
+        sample = self.dataset[index % len(self.dataset)]
         return sample.with_(targets={k: v for k, v in sample.targets.items() if k in self.keys})
 
     def __getitem__(self, key: Key) -> Sample | DataError:

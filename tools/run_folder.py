@@ -19,7 +19,7 @@ from retinue.tasks.model_file import write_atomically
 
 
 def new_folder(parent: Path, name: str, args: dict[str, Any], exist_ok: bool = False) -> Path:
-    """`parent/name`, or `name2`, `name3`, ... where that is taken; `args.yaml` is in it from its first moment.
+    """`parent/name`, or `name-2`, `name-3`, ... where that is taken; `args.yaml` is in it from its first moment.
 
     `exist_ok` writes into `parent/name` itself, after removing an older run's results.
     """
@@ -33,7 +33,7 @@ def new_folder(parent: Path, name: str, args: dict[str, Any], exist_ok: bool = F
         shutil.rmtree(parent / name)
     number = 1
     while True:
-        folder = parent / (name if number == 1 else f"{name}{number}")
+        folder = parent / (name if number == 1 else f"{name}-{number}")
         number += 1
         if folder.exists():
             continue

@@ -54,6 +54,9 @@ class Classification:
     def _order(self, k: int) -> list[int]:
         return np.argsort(-self.probabilities, kind="stable")[:k].tolist()
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {probability:.2f}" for name, probability in self.top(3))
+
     def to_json(self) -> dict[str, Any]:
         """The five most probable classes with name, original id and probability, best first."""
         top = [

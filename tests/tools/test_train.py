@@ -196,7 +196,7 @@ def test_lr_finder_picks_a_rate_and_leaves_the_model_alone(tmp_path: Path) -> No
 
 def test_runs_are_never_overwritten_unasked(tmp_path: Path) -> None:
     options = {"backbone": "lenet5", "epochs": 1, "name": "same"}
-    assert [run(tmp_path, **options).name for _ in range(2)] == ["same", "same2"]
+    assert [run(tmp_path, **options).name for _ in range(2)] == ["same", "same-2"]
     assert run(tmp_path, **options, exist_ok=True).name == "same"
 
 
