@@ -82,9 +82,8 @@ def run(settings: dict[str, Any]) -> int:
     if options.what not in (*kinds, "all"):
         near = closest(options.what, kinds) or "; choose all, " + ", ".join(kinds)
         raise UsageError(f"list {options.what}: nothing of that kind{near}")
-    console = Console(
-        file=sys.stderr if options.json == "-" else sys.stdout, soft_wrap=not sys.stdout.isatty()
-    )
+    stream = sys.stderr if options.json == "-" else sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else 120)
     found = {name: rows() for name, rows in kinds.items() if options.what in (name, "all")}
     columns = {
         "backbones": licences
