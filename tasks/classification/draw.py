@@ -84,7 +84,7 @@ def sheet(
     tile: int = 192,
 ) -> np.ndarray:
     """Pictures (h, w, 3) uint8 in a grid of `tile` pixels, each over its caption; without one, an empty tile."""
-    row, gap = max(14, tile // 11), max(4, tile // 32)
+    row, gap = max(14, tile // 10), max(4, tile // 32)
     columns = max(1, min(columns, len(images)))
     lines = max(1, -(-len(images) // columns))
     canvas = np.full((gap + lines * (tile + row + gap), gap + columns * (tile + gap), 3), PAPER, np.uint8)

@@ -75,9 +75,9 @@ def draw_per_class(accuracies: Mapping[str, float], path: str) -> None:
     axes.barh(range(len(shown)), np.nan_to_num(values), height=0.7, color="#2e7dbe")
     for i, value in enumerate(values):
         text = "no pictures" if np.isnan(value) else f"{100 * value:.1f}%"
-        axes.text(np.nan_to_num(value) + 0.01, i, text, va="center", fontsize=8)
+        axes.text(1.02, i, text, va="center", fontsize=8)
     axes.set_yticks(range(len(shown)), [_cut(name, 32) for name, _ in shown], fontsize=8)
-    axes.set(xlim=(0, 1.12), ylim=(len(shown) - 0.4, -0.6), xlabel="accuracy")
+    axes.set(xlim=(0, 1.0), ylim=(len(shown) - 0.4, -0.6), xlabel="accuracy")
     known = [value for _, value in rows if not np.isnan(value)]
     if known:
         mean = float(np.mean(known))

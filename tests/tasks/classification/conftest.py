@@ -81,7 +81,7 @@ def blobs():
         rng = np.random.default_rng(seed)
         centres = np.random.default_rng(9).normal(size=(classes, d))
         labels = np.repeat(np.arange(classes), each)
-        scale = 10.0 ** np.arange(d).clip(0, 4)  # standardisation has something to do
+        scale = 2.0 ** np.arange(d).clip(0, 3)  # standardisation has something to do
         return (centres[labels] + spread * rng.normal(size=(len(labels), d))) * scale, labels
 
     return build

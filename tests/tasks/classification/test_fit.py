@@ -2,13 +2,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from retinue.datasets.targets import DataError
 from retinue.tasks.classification import Shots, few_shot_curve, few_shot_subset, fit_linear
-from retinue.tasks.classification.fit import DEFAULT, ENOUGH, NEVER, _choose
+from retinue.tasks.classification.fit import DEFAULT, ENOUGH, NEVER, _choose, standardisation
 
 METHODS = ("linear", "svm")
 
@@ -27,9 +25,11 @@ def test_the_layer_answers_as_scikit_learn_does(blobs, method, k):
         if method == "linear"
         else LinearSVC(C=DEFAULT[method], max_iter=20000, random_state=0)
     )
-    model = make_pipeline(StandardScaler(), model).fit(features, labels)
-    unseen, _ = blobs(k, 50, seed=1, spread=3.0)
-    found = logits(fit_linear(features, labels, k, method), unseen)
+    mean, scale = standardisation(features)
+    model.fit((features - mean) / scale, labels)
+    raw, _ = blobs(k, 50, seed=1, spread=3.0)
+    unseen = (raw - mean) / scale
+    found = logits(fit_linear(features, labels, k, method), raw)
     assert (found.argmax(1).numpy() == model.predict(unseen)).all()
     if method == "linear":
         np.testing.assert_allclose(found.softmax(1).numpy(), model.predict_proba(unseen), atol=1e-4)
@@ -39,6 +39,17 @@ def test_the_layer_answers_as_scikit_learn_does(blobs, method, k):
         np.testing.assert_allclose(
             (found[:, 1] - found[:, 0]).numpy(), model.decision_function(unseen), atol=1e-4
         )
+
+
+def test_standardisation_by_hand():
+    mean, scale = standardisation(np.array([[0.0, 5.0], [4.0, 5.0]]))  # variances 4 and 0, their mean 2
+    assert mean.tolist() == [2, 5] and scale.tolist() == [3**0.5, 1.0]
+    assert standardisation(np.ones((3, 2)))[1].tolist() == [1, 1]
+
+
+def test_of_many_pictures_the_scale_is_the_deviation(blobs):
+    features, _ = blobs(2, 5000)
+    np.testing.assert_allclose(standardisation(features)[1], features.std(0), rtol=0.01)
 
 
 @pytest.mark.parametrize("method", METHODS)
