@@ -208,7 +208,8 @@ def _top(backbone: Backbone, classes: int, head: Head, dropout: float) -> Top:
     if head not in ("linear", "pool"):
         raise DataError(f"unknown head {head!r}: use 'linear', 'pool' or 'published'")
     if head == "pool" or top is None:
-        level = max(backbone.levels, key=lambda name: backbone.levels[name].stride)
+        deepest_first = reversed(list(backbone.levels))
+        level = max(deepest_first, key=lambda name: backbone.levels[name].stride)
         channels = backbone.levels[level].channels
         embed: nn.Module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         auxiliary: dict[str, nn.Module] = {}

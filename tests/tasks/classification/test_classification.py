@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from retinue.backbones.backbone import Pixels, Preprocessing
+from retinue.backbones.backbone import Level, Pixels, Preprocessing
 from retinue.datasets.targets import ClassMap, DataError, Sample, collate
 from retinue.tasks.classification import Classifier
 from retinue.tasks.task import Model
@@ -38,6 +38,12 @@ def test_without_an_embedding_the_coarsest_level_is_pooled(tiny, batch, classes,
     features = backbone(batch([0, 1])[0].pixels)
     torch.testing.assert_close(task.embed(features), features["c2"].mean((2, 3)))
     assert not hasattr(backbone, "fc")
+
+
+def test_of_equally_coarse_levels_the_deepest_is_pooled(tiny, classes):
+    backbone = tiny()
+    backbone.levels["c1"] = Level(4, 4)
+    assert Classifier(backbone, classes(2), head="pool").levels == ("c2",)
 
 
 def test_the_published_classifier_answers_as_published(tiny, batch):
