@@ -50,6 +50,6 @@ def find(name: str) -> type[Task]:
     return next(iter(tasks.values()))
 
 
-def name_of(task: Task) -> str:
-    """The module path that `find` takes back to this task's class."""
-    return type(task).__module__.removeprefix("retinue.tasks.")
+def name_of(task: type[Task]) -> str:
+    """The module path that `find` takes back to this task."""
+    return task.__module__.removeprefix("retinue.tasks.")

@@ -56,11 +56,11 @@ def header(model: Model, **facts: Any) -> dict[str, Any]:
         },
         "tasks": {
             name: {
-                "module": name_of(task),  # type: ignore[arg-type]
+                "module": name_of(type(task)),
                 "settings": task.settings,
-                "classes": task.classes.to_json() if task.classes else None,  # type: ignore[union-attr, operator]
+                "classes": task.classes.to_json() if task.classes else None,
             }
-            for name, task in model.tasks.items()
+            for name, task in model.named_tasks.items()
         },
         **facts,
     }
@@ -97,7 +97,9 @@ def construct(value: dict[str, Any]) -> Model:
     """The model that a header describes, its weights at random."""
     described = value["backbone"]
     backbone = retinue.backbones.build(described["architecture"], **described["options"])
-    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in described["preprocessing"].items()}
+    kept: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in described["preprocessing"].items()
+    }
     backbone.prepare_for(Preprocessing(**kept))
     tasks = {}
     for name, task in value["tasks"].items():

@@ -15,6 +15,10 @@ from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
 class Result(Protocol):
     """What a task says of one picture, in the file's own pixels and units: a small frozen dataclass."""
 
+    def __str__(self) -> str:
+        """One short line for people."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, with class names where there are classes."""
         ...
@@ -119,8 +123,13 @@ class Model(nn.Module):
         self.backbone = backbone
         self.tasks = nn.ModuleDict(tasks)
 
+    @property
+    def named_tasks(self) -> dict[str, Task]:
+        """The tasks by name, in order: `tasks`, typed."""
+        return dict(self.tasks.items())  # type: ignore[arg-type]
+
     def _features(self, pictures: Pictures, names: Collection[str]) -> Features:
-        wanted = {level for name in names for level in self.tasks[name].levels}  # type: ignore[union-attr]
+        wanted = {level for name in names for level in self.named_tasks[name].levels}
         return self.backbone(pictures.pixels, wanted)
 
     def _prepare(
@@ -129,7 +138,7 @@ class Model(nn.Module):
         """The tasks' own changes of a training batch, in order; ValueError if one would spoil another's pictures."""
         for name in names:
             before = pictures
-            pictures, targets = self.tasks[name].prepare(pictures, targets)  # type: ignore[operator]
+            pictures, targets = self.named_tasks[name].prepare(pictures, targets)
             if pictures is not before and len(names) > 1:
                 others = [other for other in names if other != name]
                 raise ValueError(
@@ -141,9 +150,9 @@ class Model(nn.Module):
     def forward(self, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """Losses named `task/loss` of those tasks whose targets are all present."""
         present = set.intersection(*(set(t) for t in targets)) if targets else set()
-        names = [name for name, task in self.tasks.items() if task.needs <= present]  # type: ignore[operator]
+        names = [name for name, task in self.named_tasks.items() if task.needs <= present]
         if not names:
-            needs = {name: sorted(task.needs) for name, task in self.tasks.items()}  # type: ignore[arg-type]
+            needs = {name: sorted(task.needs) for name, task in self.named_tasks.items()}
             raise ValueError(f"the targets {sorted(present)} suit no task; needed are {needs}")
         if self.training:
             pictures, targets = self._prepare(names, pictures, targets)
@@ -151,14 +160,14 @@ class Model(nn.Module):
         return {
             f"{name}/{loss}": value
             for name in names
-            for loss, value in self.tasks[name].losses(features, pictures, targets).items()  # type: ignore[operator]
+            for loss, value in self.named_tasks[name].losses(features, pictures, targets).items()
         }
 
     @torch.no_grad()
     def predict(self, pictures: Pictures) -> dict[str, list[Any]]:
         """Every task's results, one a picture, from one pass. The caller puts the model in evaluation mode."""
-        features = self._features(pictures, list(self.tasks))
-        return {name: task.predict(features, pictures) for name, task in self.tasks.items()}  # type: ignore[operator]
+        features = self._features(pictures, list(self.named_tasks))
+        return {name: task.predict(features, pictures) for name, task in self.named_tasks.items()}
 
 
 def mean_over_ranks(total: Tensor, count: Tensor | float) -> Tensor:
@@ -173,4 +182,4 @@ def mean_over_ranks(total: Tensor, count: Tensor | float) -> Tensor:
         ranks = dist.get_world_size()
         count = count.clone()
         dist.all_reduce(count)
-    return total * ranks / count.clamp(min=1e-12) if count > 0 else total * 0
+    return total * ranks / count.clamp(min=1e-12)
