@@ -3,8 +3,11 @@
 import collections.abc
 import dataclasses
 import difflib
+import math
+import os
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
@@ -13,8 +16,8 @@ class UsageError(ValueError):
     """A wrong key or value: the message says what is wrong and what was probably meant (exit status 2)."""
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, least: float | None = None, most: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
 @dataclass
@@ -28,50 +31,57 @@ class Train:
     weights: str | None = _option(
         None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch"
     )
-    channels: int = _option(3, "input channels")
+    channels: int = _option(3, "input channels", least=1)
     model: str | None = _option(None, "a saved model or run whose weights a new run starts from")
     resume: str | None = _option(None, "a run's folder: go on exactly where it stopped")
     method: Literal["descend", "linear", "svm"] = _option(
         "descend", "gradient descent, or a linear classifier fitted on features that are computed once"
     )
     shots: str | None = _option(None, "method=linear|svm: pictures a class; K gives the curve 1, 2, 4, ... K")
-    seeds: int = _option(5, "method=linear|svm with shots: draws that are averaged")
-    scratch_epochs: int = _option(60, "with shots: epochs of the from-scratch contrast; 0 leaves it out")
+    seeds: int = _option(5, "method=linear|svm with shots: draws that are averaged", least=1)
+    scratch_epochs: int = _option(
+        60, "with shots: epochs of the from-scratch contrast; 0 leaves it out", least=0
+    )
     tune: str = _option("all", "what descends: all, head, or the last K stages of the backbone")
     frozen_norm: bool = _option(False, "keep the backbone's batch norms at their statistics")
-    epochs: int = _option(10, "passes over the training data")
-    batch: int = _option(32, "pictures a step, over all processes")
-    imgsz: int | None = _option(None, "side of the network's input; default: 128 for scenes, 224 else")
+    epochs: int = _option(10, "passes over the training data", least=1)
+    batch: int = _option(32, "pictures a step, over all processes", least=1)
+    imgsz: int | None = _option(
+        None, "side of the network's input; default: 128 for scenes, 224 else", least=1
+    )
     optimizer: Literal["adamw", "sgd"] = _option("adamw", "adamw or sgd (Nesterov)")
     lr: str = _option("0.001", "learning rate of the head; `find` runs the LR range test first")
     backbone_lr: float | None = _option(
-        None, "learning rate of the backbone; default: lr/10 with weights, lr without"
+        None, "learning rate of the backbone; default: lr/10 with weights, lr without", least=0
     )
-    momentum: float = _option(0.9, "SGD's")
-    weight_decay: float = _option(0.01, "of weights; biases and norms have none")
+    momentum: float = _option(0.9, "SGD's", least=0, most=1)
+    weight_decay: float = _option(0.01, "of weights; biases and norms have none", least=0)
     schedule: Literal["cosine", "step", "plateau", "constant"] = _option("cosine", "of the learning rate")
-    warmup: float = _option(0.5, "epochs of linear warm-up")
-    step_epochs: int = _option(30, "schedule=step: epochs between steps")
-    gamma: float = _option(0.1, "schedule=step, plateau: factor of a step")
-    plateau: int = _option(3, "schedule=plateau: epochs without progress before a step")
-    patience: int = _option(0, "stop after this many epochs without progress; 0: never")
-    accumulate: int = _option(1, "pieces that a batch is computed in")
-    clip: float = _option(0.0, "largest gradient norm; 0: any")
+    warmup: float = _option(0.5, "epochs of linear warm-up", least=0)
+    step_epochs: int = _option(30, "schedule=step: epochs between steps", least=1)
+    gamma: float = _option(0.1, "schedule=step, plateau: factor of a step", least=0)
+    plateau: int = _option(3, "schedule=plateau: epochs without progress before a step", least=1)
+    patience: int = _option(0, "stop after this many epochs without progress; 0: never", least=0)
+    accumulate: int = _option(1, "pieces that a batch is computed in", least=1)
+    clip: float = _option(0.0, "largest gradient norm; 0: any", least=0)
     ema: float = _option(
-        0.0, "decay of the averaged weights that are evaluated and saved, e.g. 0.999; 0: none"
+        0.0,
+        "decay of the averaged weights that are evaluated and saved, e.g. 0.999; 0: none",
+        least=0,
+        most=1,
     )
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: bf16 on GPUs that have it, fp32 else")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     workers: int | None = _option(
-        None, "data-loading processes; default: the number of cores, less what computes"
+        None, "data-loading processes; default: the number of cores, less what computes", least=0
     )
-    seed: int = _option(0, "of weights, order, augmentation and scenes")
+    seed: int = _option(0, "of weights, order, augmentation and scenes", least=0)
     deterministic: bool = _option(False, "only deterministic kernels (on the CPU they always are)")
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
     augment: str | None = _option(
         None, "an albumentations pipeline (json or yaml) after the task's own augmentation"
     )
-    save_minutes: float = _option(10.0, "save the state this often within an epoch too")
+    save_minutes: float = _option(10.0, "save the state this often within an epoch too", least=0)
     tensorboard: bool = _option(False, "log there too (pip install retinue[tensorboard])")
     project: str = _option("runs", "folder of all runs")
     name: str | None = _option(None, "the run's name; default: the backbone's")
@@ -88,10 +98,10 @@ class Eval:
     format: str | None = _option(None, "the data's format, where more than one would fit")
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
     weights: str | None = _option(None, "with a backbone's name: which weights; default: imagenet")
-    batch: int | None = _option(None, "pictures at once; default: as in training")
+    batch: int | None = _option(None, "pictures at once; default: as in training", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
-    workers: int | None = _option(None, "data-loading processes")
+    workers: int | None = _option(None, "data-loading processes", least=0)
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
     plots: str | None = _option(None, "folder for the task's curves; default: beside the model")
     json: str | None = _option(None, "write the figures to this file too; - is standard output")
@@ -104,7 +114,7 @@ class Predict:
     model: str = _option("", "a run's folder, a saved model, or a backbone's name (its ImageNet classifier)")
     source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs"})
     weights: str | None = _option(None, "with a backbone's name: which weights; default: imagenet")
-    batch: int = _option(8, "pictures at once")
+    batch: int = _option(8, "pictures at once", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     draw: bool = _option(True, "write pictures with the results drawn")
@@ -140,8 +150,8 @@ class Bench:
 
     what: str = _option("all", "train, data, scenes, startup or all")
     data: str | None = _option(None, "data=: a folder of pictures; default: scenes written as JPEG")
-    seconds: float = _option(60.0, "time for each comparison")
-    threads: int = _option(0, "torch's threads; 0: all")
+    seconds: float = _option(60.0, "time for each comparison", least=0)
+    threads: int = _option(0, "torch's threads; 0: all", least=0)
     json: str | None = _option(None, "write the figures to this file too; - is standard output")
 
 
@@ -213,7 +223,7 @@ def make(
 ) -> tuple[Any, dict[str, Any]]:
     """The command's options from raw settings, and those settings that belong to `extra` (name -> annotation).
 
-    Raises UsageError for a key that is in neither, with what was probably meant.
+    Raises UsageError for a key that is in neither, with what was probably meant, and for a value out of range.
     """
     kind, extra = COMMANDS[command], extra or {}
     hints = typing.get_type_hints(kind)
@@ -227,7 +237,32 @@ def make(
         else:
             near = closest(name, [*hints, *extra])
             raise UsageError(f"{command} has no option {key!r}{near or f'; see `retinue {command} --help`'}")
+    for option in fields(kind):
+        if option.name in known:
+            check_range(option.name, known[option.name], option.metadata)
+    if known.get("json") not in (None, "-"):
+        check_file("json", known["json"])
     return kind(**known), others
+
+
+def check_range(name: str, value: Any, limits: Mapping[str, Any]) -> None:
+    """UsageError for a number outside the option's range, NaN and infinities included."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    least, most = limits.get("least"), limits.get("most")
+    if not math.isfinite(value) or (least is not None and value < least):
+        raise UsageError(f"{name}={value}: {name} is {'a number' if least is None else f'at least {least}'}")
+    if most is not None and value > most:
+        raise UsageError(f"{name}={value}: {name} is at most {most}")
+
+
+def check_file(name: str, path: str) -> None:
+    """UsageError where a file cannot be written, before the work rather than after it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if os.path.isdir(path) or not path or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UsageError(f"{name}={path}: cannot be written; give the name of a file in a folder of yours")
 
 
 def help_text(command: str) -> str:
