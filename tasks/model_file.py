@@ -86,17 +86,38 @@ def read_header(path: Path) -> dict[str, Any]:
         value = json.loads(metadata["retinue"])
     except KeyError:
         raise DataError(f"{path}: holds tensors, but was not saved by retinue; give it as weights=") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path}: not a whole safetensors file ({error}); save or copy it again") from None
-    if value.get("format", 0) > FORMAT:
+    if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+        raise DataError(f"{path}: its header does not say which format it has; save it again with retinue")
+    if value["format"] > FORMAT:
         raise DataError(f"{path}: written by a newer retinue (format {value['format']}); update this one")
+    if not _is_complete(value):
+        raise DataError(
+            f"{path}: its header does not say how the model was built; save it again with retinue"
+        )
     return value
+
+
+def _is_complete(value: dict[str, Any]) -> bool:
+    """Whether a header has what `construct` and `predict` read, of the right types."""
+    backbone, tasks = value.get("backbone"), value.get("tasks")
+    if not isinstance(backbone, dict) or not isinstance(tasks, dict) or not tasks:
+        return False
+    return (
+        isinstance(backbone.get("architecture"), str)
+        and isinstance(backbone.get("options"), dict)
+        and isinstance(backbone.get("preprocessing"), dict)
+        and all(isinstance(task, dict) and isinstance(task.get("module"), str) for task in tasks.values())
+        and all({"settings", "classes"} <= task.keys() for task in tasks.values())
+    )
 
 
 def construct(value: dict[str, Any]) -> Model:
     """The model that a header describes, its weights at random."""
     described = value["backbone"]
-    backbone = retinue.backbones.build(described["architecture"], **described["options"])
+    # None stands in the way of a header that names weights to fetch.
+    backbone = retinue.backbones.build(described["architecture"], None, **described["options"])
     kept: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in described["preprocessing"].items()
     }
@@ -115,6 +136,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[st
         model = construct(value)
         tensors = safetensors.torch.load_file(str(path))
         model.load_state_dict(tensors)
-    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: header and tensors do not fit each other: {error}") from None
+    except Exception as error:  # a damaged or hostile header may fail in any way
+        raise DataError(f"{path}: no model can be made of it: {error}; save it again with retinue") from error
     return model.to(device).eval(), value
