@@ -21,8 +21,16 @@ from retinue.tasks.model_file import write_atomically
 def new_folder(parent: Path, name: str, args: dict[str, Any], exist_ok: bool = False) -> Path:
     """`parent/name`, or `name-2`, `name-3`, ... where that is taken; `args.yaml` is in it from its first moment.
 
-    `exist_ok` writes into `parent/name` itself, after removing an older run's results.
+    `exist_ok` writes into `parent/name` itself, after removing an older run's results; DataError where the folder
+    that is there is not a run's.
     """
+    if Path(name).name != name or name == "..":
+        raise DataError(f"name={name}: a name is one folder's, without /; project= says where it goes")
+    taken = parent / name
+    if exist_ok and taken.exists() and any(taken.iterdir()) and not (taken / "args.yaml").is_file():
+        raise DataError(
+            f"{taken}: no run of ours (no args.yaml in it), so it is not replaced; give another name="
+        )
     parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
     fresh.chmod(0o755)
@@ -53,7 +61,13 @@ def read_args(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder}: not a run's folder (no args.yaml in it); resume=RUN takes runs/<task>/<name>"
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        args = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as YAML ({error}); start a new run with model=") from None
+    if not isinstance(args, dict) or not isinstance(args.get("task"), str):
+        raise DataError(f"{path}: does not say which task was trained; start a new run with model=")
+    return args
 
 
 def write_text(path: Path, text: str) -> None:

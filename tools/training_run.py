@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from retinue.datasets.targets import DataError
 from retinue.tasks.task import Model
 from retinue.tools import state
 from retinue.tools.schedule import Ema, Plateau, factor, make_optimizer, parameter_groups
@@ -44,7 +45,17 @@ class Run:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. DataError where the state is of another run, or of no run at all."""
+        try:
+            self._restore(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            first = str(error).splitlines()[:2]
+            raise DataError(
+                f"state/state.pt does not fit this run ({type(error).__name__}: {' '.join(first)}); start a new run "
+                f"with model="
+            ) from error
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema and saved["ema"]:
