@@ -62,8 +62,15 @@ class Predictor:
     def __call__(
         self, pictures: Sequence[np.ndarray], ids: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Results by task, one dict a picture (h, w, channels) uint8 or uint16 RGB, in that picture's own pixels."""
+        """Results by task, one dict a picture (h, w, channels) uint8 or uint16 RGB, in that picture's own pixels.
+
+        Raises DataError for an array that is no such picture.
+        """
+        if not len(pictures):
+            return []
         names = ids or [str(i) for i in range(len(pictures))]
+        for name, picture in zip(names, pictures, strict=True):
+            check_array(name, picture, self.model.backbone.in_channels)
         transform, rng = self.task.eval_transform(self.side), np.random.default_rng(0)
         samples = [transform(Sample(name, picture), rng, None) for name, picture in zip(names, pictures)]
         preparation = self.model.backbone.preprocessing
@@ -82,15 +89,22 @@ def predict(model: str, source: str | Path | Sequence[str | Path], **settings: A
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     options, _ = make("predict", {"model": model, "source": [str(s) for s in sources], **settings})
     predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
-    log = Log(sys.stderr)
-    return [found for found, _ in stream(predictor, options, log, [])]
+    paths = find_pictures(options.source)
+    return [found for found, _ in stream(predictor, paths, options, Log(sys.stderr), [])]
+
+
+def check_array(name: str, picture: np.ndarray, channels: int) -> None:
+    """DataError where an array is not a picture (h, w, channels) uint8 or uint16."""
+    if picture.ndim != 3 or picture.shape[2] != channels or not picture.size:
+        raise DataError(f"picture {name}: shape {picture.shape}; give (height, width, {channels}), RGB")
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"picture {name}: {picture.dtype}; give uint8 in 0..255 or uint16 in 0..65535")
 
 
 def stream(
-    predictor: Predictor, options: Predict, log: Log, skipped: list[dict[str, str]]
+    predictor: Predictor, paths: Sequence[Path], options: Predict, log: Log, skipped: list[dict[str, str]]
 ) -> Iterator[tuple[Predicted, np.ndarray]]:
     """Each picture's results with the picture itself, in order; unusable ones are named and go into `skipped`."""
-    paths = find_pictures(options.source)
     for start in range(0, len(paths), options.batch):
         usable, pictures = [], []
         for path in paths[start : start + options.batch]:
@@ -117,25 +131,36 @@ def run(settings: dict[str, Any]) -> int:
         )
     log = Log(sys.stderr if options.json == "-" else None)
     predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
-    name = options.name or Path(options.model).stem
+    paths = find_pictures(options.source)
+    name = options.name or Path(options.model).resolve().name.removesuffix(".safetensors")
     folder = new_folder(Path(options.project), name, dataclasses.asdict(options), options.exist_ok)
     records: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    for (path, results), picture in stream(predictor, options, log, skipped):
-        records.append({"path": str(path), **{task: result.to_json() for task, result in results.items()}})
-        if options.draw:
-            for task, result in results.items():
-                drawn = folder / file_name(path, task if len(results) > 1 else "", folder)
-                write_picture(drawn, result.draw(three_channels(picture)))
-        log(f"{path}: {'; '.join(str(result) for result in results.values())}")
+    values = {"model": options.model, "results": records, "skipped": skipped}
+    try:
+        for (path, results), picture in stream(predictor, paths, options, log, skipped):
+            record = {"path": str(path), **{task: result.to_json() for task, result in results.items()}}
+            if options.draw:
+                record["drawn"] = draw_results(path, picture, results, folder)
+            records.append(record)
+            log(f"{path}: {'; '.join(str(result) for result in results.values())}")
+    finally:  # what was computed is kept, however it ends
+        write_json(str(folder / "results.json"), values)
+    write_json(options.json, values)
     if not records:
         raise DataError(f"none of the {len(skipped)} pictures could be read; first: {skipped[0]['reason']}")
-    values = {"model": options.model, "results": records, "skipped": skipped}
-    write_json(str(folder / "results.json"), values)
-    write_json(options.json, values)
     note = f", {len(skipped)} skipped" if skipped else ""
-    log(f"{len(records)} pictures{note} -> {folder}")
+    log(f"{len(records)} picture{'s' if len(records) != 1 else ''}{note} -> {folder}")
     return 0
+
+
+def draw_results(path: Path, picture: np.ndarray, results: dict[str, Any], folder: Path) -> list[str]:
+    """Draw every task's result into the folder; returns the files' names."""
+    names = []
+    for task, result in results.items():
+        names.append(file_name(path, task if len(results) > 1 else "", folder))
+        write_picture(folder / names[-1], result.draw(three_channels(picture)))
+    return names
 
 
 def file_name(path: Path, task: str, folder: Path) -> str:
@@ -158,7 +183,6 @@ def three_channels(picture: np.ndarray) -> np.ndarray:
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """A picture (h, w, 3) uint8 RGB to a file, whole or not at all."""
-    data = cv2.imencode(
-        path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
-    )[1]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
     write_atomically(path, lambda file: file.write(data.tobytes()))
