@@ -14,9 +14,9 @@ from retinue.tools import run_folder
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
 from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
 from retinue.tools.open_model import open_model
-from retinue.tools.options import make
+from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
-from retinue.tools.reading import readable
+from retinue.tools.reading import readable, with_channels
 
 
 def collect(
@@ -71,6 +71,8 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     >>> evaluate("runs/classification/mobilenet_v2", data="photos")["top1"]  # doctest: +SKIP
     """
     options, _ = make("eval", {"model": model, **settings})
+    if not options.model:
+        raise DataError("eval what? e.g. `retinue eval runs/classification/resnet18 data=photos`")
     log = Log(sys.stderr if options.json == "-" else None)
     device = resolve_device(options.device)
     loaded, header, path = open_model(options.model, options.weights, device)
@@ -83,7 +85,9 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     name = options.split or evaluation_split(splits)
     if name not in splits:
         raise DataError(f"{options.data}: no split {name!r}; it has {', '.join(splits)}")
-    dataset = splits[name].with_size(side) if hasattr(splits[name], "with_size") else splits[name]
+    dataset: Any = splits[name]
+    dataset = dataset.with_size(side) if hasattr(dataset, "with_size") else dataset
+    dataset = with_channels(dataset, loaded.backbone.in_channels)
     dataset = readable({name: dataset}, options.strict, log)[name]
     workers = default_workers() if options.workers is None else options.workers
     preparation = loaded.backbone.preprocessing
@@ -94,12 +98,21 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     say_figures(
         values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {precision})", log
     )
-    folder = Path(options.plots) if options.plots else (path.parent.parent / f"eval-{name}" if path else None)
-    if folder:
+    run_folder.write_json(options.json, values)
+    if folder := plots_folder(options, path, name):
         draw_plots(loaded.named_tasks, metrics, folder)
         log(f"curves in {folder}")
-    run_folder.write_json(options.json, values)
     return values
+
+
+def plots_folder(options: Eval, path: Path | None, split: str) -> Path | None:
+    """Where the curves go: as asked, into the run's folder, or beside a saved model that stands alone."""
+    if options.plots or path is None:
+        return Path(options.plots) if options.plots else None
+    run = path.parent.parent
+    return (
+        run / f"eval-{split}" if (run / "args.yaml").is_file() else path.parent / f"{path.stem}-eval-{split}"
+    )
 
 
 def say_figures(values: dict[str, float], title: str, log: Log) -> None:

@@ -1,14 +1,28 @@
 """Scan a data set's pictures before work begins: what cannot be read is skipped and named, or stops everything."""
 
+import copy
 from collections import Counter
 from typing import Any
 
 from retinue.datasets.scan import usable
+from retinue.datasets.targets import DataError
 from retinue.tools.loader import default_workers
 from retinue.tools.progress import Log, counting, up_to
 
 SHOWN = 50
 """Unusable files named one by one."""
+
+
+def with_channels(dataset: Any, channels: int) -> Any:
+    """The split with its pictures read as so many channels; DataError where they have another number."""
+    own = getattr(dataset, "channels", 3)
+    if own == channels:
+        return dataset
+    if not hasattr(dataset, "path"):
+        raise DataError(f"these pictures have {own} channels, the model reads {channels}; use channels={own}")
+    chosen = copy.copy(dataset)
+    chosen.channels = channels
+    return chosen
 
 
 def readable(splits: dict[str, Any], strict: bool, log: Log) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 import random
 import re
 import sys
@@ -34,7 +35,7 @@ from retinue.tools.loader import Loader, View, default_workers
 from retinue.tools.open_model import find_weights
 from retinue.tools.options import Train, UsageError, as_dict, make
 from retinue.tools.progress import Log
-from retinue.tools.reading import readable
+from retinue.tools.reading import readable, with_channels
 
 RESUME_MAY_CHANGE = {"device", "workers", "json", "save_minutes", "resume"}
 
@@ -147,6 +148,7 @@ def prepare(settings: dict[str, Any]) -> Setup:
     seed_everything(options)
     splits, side = open_data(options, log)
     model = build_model(options, task_settings, splits, log)
+    splits = {name: with_channels(split, model.backbone.in_channels) for name, split in splits.items()}
     check_fit(model, splits, side, options, accelerator.num_processes)
     setup = Setup(options, task_settings, accelerator, device, precision, log, splits, model, side)
     open_loaders(setup)
@@ -240,6 +242,8 @@ def continued(options: Train, settings: dict[str, Any], classes: Any, log: Log) 
 
     Otherwise None, and `options` then say that its backbone's weights are to be used under a new head.
     """
+    if options.weights and not options.resume:
+        raise UsageError(f"model={options.model} holds its own weights; leave out weights={options.weights}")
     path = find_weights(options.model or "")
     if path is None:
         raise DataError(
@@ -318,8 +322,10 @@ def resolve_rates(setup: Setup, find_lr: Callable[[Setup], float]) -> None:
         options.lr = f"{find_lr(setup):.3g}"
     try:
         lr = float(options.lr)
+        if not 0 <= lr < math.inf:
+            raise ValueError
     except ValueError:
-        raise UsageError(f"lr={options.lr}: a number, or find") from None
+        raise UsageError(f"lr={options.lr}: a number from 0 on, or find") from None
     if options.backbone_lr is None:
         options.backbone_lr = lr / 10 if options.weights or options.model else lr
     setup.learning_rates = lr, options.backbone_lr
