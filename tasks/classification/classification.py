@@ -38,7 +38,7 @@ class Classifier(Task):
     crop_scale: range of a training crop's area as a share of the picture's. flip: mirror half of the
     training pictures. colour: strength of the jitter of brightness, contrast and saturation, 0 for none.
 
-    Raises DataError for settings that do not fit the classes.
+    Raises DataError for settings out of range or that do not fit the classes.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"label"})
@@ -74,6 +74,7 @@ class Classifier(Task):
             "flip": flip,
             "colour": colour,
         }
+        _check_settings(dropout, label_smoothing, mixup, crop_scale, colour)
         self.label_smoothing, self.mixup = label_smoothing, mixup
         self.preprocessing = backbone.preprocessing
         self.top = _top(backbone, len(classes), head, dropout)
@@ -249,6 +250,25 @@ def _weights(
         weights = balanced_weights(counts)
     _check_length("class_weights", weights, classes)
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def _check_settings(
+    dropout: float, label_smoothing: float, mixup: float, crop_scale: Sequence[float], colour: float
+) -> None:
+    for name, value, fits, rule in (
+        ("dropout", dropout, 0 <= dropout < 1, "in [0, 1)"),
+        ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "in [0, 1)"),
+        ("mixup", mixup, 0 <= mixup < float("inf"), "at least 0"),
+        ("colour", colour, 0 <= colour <= 1, "in [0, 1]"),
+        (
+            "crop_scale",
+            crop_scale,
+            len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1,
+            "two shares of the area, 0 < least <= most <= 1",
+        ),
+    ):
+        if not fits:
+            raise DataError(f"{name}={value}: {name} is {rule}")
 
 
 def _check_length(name: str, values: Sequence[float], classes: ClassMap) -> None:
