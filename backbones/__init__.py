@@ -117,7 +117,7 @@ def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
     """
     if name.startswith("timm/"):
         return from_timm(name.removeprefix("timm/"), weights, **options)
-    if name == "fpn":  # what an FPN remembers: its body, and how it reads it
+    if name == "fpn" and "body" in options:  # what an FPN remembers: its body, and how it reads it
         body = build(options.pop("body"), weights, **options.pop("body_options", {}))
         return FPN(body, **options)
     if name not in names():

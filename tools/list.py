@@ -86,9 +86,7 @@ def run(settings: dict[str, Any]) -> int:
     console = Console(file=stream, width=None if stream.isatty() else 120)
     found = {name: rows() for name, rows in kinds.items() if options.what in (name, "all")}
     columns = {
-        "backbones": licences
-        if options.licence
-        else ["backbone", "weights", "top1", "parameters", "licence"],
+        "backbones": ["backbone", "weights", "licence"] if options.licence else BRIEF,
         "tasks": ["task", "what", "needs", "metric"],
         "datasets": ["format", "what"],
     }
