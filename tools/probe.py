@@ -24,8 +24,11 @@ from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
 from retinue.tools.loop import train_epoch
 from retinue.tools.options import UsageError
 from retinue.tools.progress import Log, track
-from retinue.tools.setup import Setup
+from retinue.tools.setup import Setup, open_folder
 from retinue.tools.training_run import start
+
+FROM_SCRATCH = 1e-3
+"""Learning rate of the from-scratch contrast."""
 
 
 @dataclasses.dataclass
@@ -45,7 +48,8 @@ class Subset:
 def probe(setup: Setup) -> Path:
     """Fit the head to features, evaluate it from pixels, save it like any model; with shots, draw the curve too.
 
-    Returns the run's folder. Raises UsageError for a task that cannot be fitted or for several processes.
+    Returns the run's folder. Raises UsageError for a task that cannot be fitted or for several processes, DataError
+    where there are fewer pictures than shots: before there is any folder.
     """
     task, options, log = setup.task, setup.options, setup.log
     if not hasattr(task, "fit"):
@@ -57,6 +61,9 @@ def probe(setup: Setup) -> Path:
     if setup.val_set is None:
         raise DataError(f"{options.data}: no val or test split to judge the classifier on")
     shots = shot_ladder(options.shots)
+    check_shots(shots, setup.train_set)
+    setup.learning_rates = FROM_SCRATCH, FROM_SCRATCH
+    open_folder(setup)
     setup.model.to(setup.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     features, labels = embed(setup, setup.train_set, "train")
     log(f"features {features.shape[0]} x {features.shape[1]}; fitting ({options.method})")
@@ -87,6 +94,15 @@ def shot_ladder(text: str | None) -> list[int]:
         return sorted(set(numbers))
     powers = [2**k for k in range(numbers[0].bit_length()) if 2**k < numbers[0]]
     return [*powers, numbers[0]]
+
+
+def check_shots(shots: list[int], dataset: Any) -> None:
+    """DataError where a class has fewer pictures than the most shots."""
+    if not shots or not hasattr(dataset, "class_counts"):
+        return
+    for name, count in zip(dataset.classes.names, dataset.class_counts().tolist()):
+        if 0 < count < max(shots):
+            raise DataError(f"shots={max(shots)}: class {name!r} has only {count} training pictures")
 
 
 def embed(setup: Setup, dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -169,13 +185,13 @@ def from_scratch(setup: Setup, chosen: np.ndarray, seed: int) -> float:
     )
     backbone = retinue.backbones.build(options.backbone, None, in_channels=options.channels)
     backbone.prepare_for(setup.model.backbone.preprocessing)
-    task = type(setup.task)(backbone, setup.task.classes, **setup.task_settings)  # type: ignore[call-arg]
+    task = type(setup.task)(backbone, setup.task.classes, **setup.task.settings)  # type: ignore[call-arg]
     own = dataclasses.replace(
         setup,
         options=options,
         model=Model(backbone, {"classification": task}),
         splits=setup.splits | {"train": Subset(setup.train_set, chosen)},
-        learning_rates=(1e-3, 1e-3),
+        learning_rates=(FROM_SCRATCH, FROM_SCRATCH),
         log=Log(quiet=True),
         draws=False,
     )

@@ -33,10 +33,10 @@ def train(task: str = "", **settings: Any) -> Path:
     >>> train("classification", data="photos", backbone="resnet18", epochs=5)       # doctest: +SKIP
     """
     setup = prepare({**settings, "task": task} if task else settings)
-    resolve_rates(setup, find_lr)
-    open_folder(setup)
     if setup.options.method != "descend":
         return probe(setup)
+    resolve_rates(setup, find_lr)
+    open_folder(setup)
     options, log = setup.options, setup.log
     run = start(setup)
     saved = state.read(setup.folder / "state") if options.resume else None
