@@ -1,9 +1,13 @@
 """One step of gradient descent, and what to do when it cannot be done."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from retinue.datasets.targets import Pictures, Target, split_bounds
+from retinue.tools.options import UsageError
 from retinue.tools.setup import Setup
 from retinue.tools.training_run import Run
 
@@ -61,7 +65,7 @@ def gradients(
         truth = [{key: value.to(setup.device) for key, value in t.items()} for t in targets[start:stop]]
         weight = piece_size(total, setup.ranks, pieces, k) / total
         last = k == len(bounds) - 1
-        with torch.enable_grad(), setup.synchronising(run.wrapped, last):
+        with torch.enable_grad(), setup.synchronising(run.wrapped, last), enough_for_norms(len(part)):
             losses = run.wrapped(part, truth)
             loss = torch.stack(list(losses.values())).sum() * weight
             check_finite(losses, pictures, setup)
@@ -69,6 +73,20 @@ def gradients(
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * weight
     return sums
+
+
+@contextlib.contextmanager
+def enough_for_norms(count: int) -> Iterator[None]:
+    """UsageError, with the remedy, where batch norm has a single value to take its statistics from."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            f"batch norm cannot learn from {count} picture at a time on maps of one pixel; try a larger batch "
+            f"or imgsz, accumulate=1, or frozen_norm=true"
+        ) from None
 
 
 def piece_size(total: int, ranks: int, pieces: int, k: int) -> int:
