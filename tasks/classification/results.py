@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from retinue.datasets.targets import ClassMap
+from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.classification.draw import draw_bars
 
 
@@ -14,7 +14,8 @@ class Classification:
     """The probability of every class for one picture.
 
     id: the picture's id. probabilities: (k,) float32, summing to 1. classes: the names and original ids of
-    the k classes. Raises ValueError for probabilities that are not finite or do not fit the classes.
+    the k classes. Raises ValueError for probabilities that do not fit the classes, DataError for those that are
+    not finite.
     """
 
     id: str
@@ -27,7 +28,7 @@ class Classification:
                 f"{self.id}: {self.probabilities.shape} probabilities for {len(self.classes)} classes"
             )
         if not np.isfinite(self.probabilities).all():
-            raise ValueError(
+            raise DataError(
                 f"{self.id}: the probabilities are not finite ({self.probabilities[:5]} ...): "
                 f"look for non-finite weights, or predict in float32"
             )
