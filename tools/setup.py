@@ -205,7 +205,7 @@ def seed_everything(options: Train) -> None:
 def open_data(options: Train, log: Log) -> tuple[dict[str, Any], int]:
     """The splits without unusable pictures, described on the log, and the side of the network's input."""
     splits = open_splits(options.data, format=options.format)
-    side = options.imgsz or (128 if options.data.startswith("scenes") else 224)
+    side = options.imgsz or default_side(options)
     splits = {name: s.with_size(side) if hasattr(s, "with_size") else s for name, s in splits.items()}
     log(describe(splits))
     if "train" not in splits:
@@ -218,6 +218,13 @@ def open_data(options: Train, log: Log) -> tuple[dict[str, Any], int]:
     return readable(used, options.strict, log), side
 
 
+def default_side(options: Train) -> int:
+    """Scenes are rendered small; fitted features read the size that the published weights' pictures are resized to."""
+    if options.data.partition(":")[0] == "scenes":
+        return 128
+    return 224 if options.method == "descend" else 256
+
+
 def build_model(options: Train, settings: dict[str, Any], splits: dict[str, Any], log: Log) -> Model:
     """The model: from a saved one, or a backbone with the task's new head on it; frozen as `tune` says."""
     classes = splits["train"].classes
@@ -227,6 +234,8 @@ def build_model(options: Train, settings: dict[str, Any], splits: dict[str, Any]
         backbone = retinue.backbones.build(options.backbone, options.weights, in_channels=options.channels)
         if not options.weights and not options.model:
             log(f"{options.backbone} from scratch; weights=imagenet starts from the published weights")
+        if options.method != "descend":
+            settings = getattr(kind, "FITTED", {}) | settings
         settings = kind.resolve_settings(settings, splits["train"])
         name = options.task.rpartition(".")[2]
         model = Model(backbone, {name: kind(backbone, classes, **settings)})  # type: ignore[call-arg]

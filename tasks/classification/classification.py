@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -21,28 +21,42 @@ from retinue.tasks.classification.plots import draw_confusion, draw_per_class
 from retinue.tasks.classification.results import Classification
 from retinue.tasks.task import Task, mean_over_ranks
 
-Head = Literal["linear", "pool", "published"]
+Head = Literal["linear", "mean_max", "pool", "published"]
+
+
+class MeanMax(nn.Module):
+    """Mean and maximum of a map, (n, c, h, w) -> (n, 2c): what is there on the whole, and what is there at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means first."""
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
 class Classifier(Task):
     """One label a picture.
 
     head: "linear" puts a new linear layer on the backbone's embedding (VGG's fc7, a ResNet's pooled c5), and
-    on the pooled coarsest level where the backbone has none (FPN); "pool" always takes the pooled coarsest
-    level; "published" keeps the publication's own classifier, with a new last layer only if it has another
-    number of classes. GoogLeNet's auxiliary classifiers add 0.3 of their loss each in training.
+    on the pooled coarsest level where the backbone has none (FPN); "mean_max" puts the maximum of the map
+    beside its mean, where the embedding is that mean; "pool" always takes the pooled coarsest level;
+    "published" keeps the publication's own classifier, with a new last layer only if it has another number
+    of classes. GoogLeNet's auxiliary classifiers add 0.3 of their loss each in training.
 
     dropout: on the embedding, beside what the backbone's own top has. label_smoothing: in [0, 1).
     class_weights: one a class, or "balanced", which needs `class_counts`, the training pictures of each
     class. mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), 0 for none; 0.2 is theirs for ImageNet.
     crop_scale: range of a training crop's area as a share of the picture's. flip: mirror half of the
-    training pictures. colour: strength of the jitter of brightness, contrast and saturation, 0 for none.
+    training pictures. whole: evaluation sees the whole middle square, not only the published share of it
+    (224 of 256 pixels). colour: strength of the jitter of brightness, contrast and saturation, 0 for none.
 
     Raises DataError for settings out of range or that do not fit the classes.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"label"})
     headline: ClassVar[str] = "top1"
+    FITTED: ClassVar[dict[str, Any]] = {"head": "mean_max", "whole": True}
+    """Settings under which a layer is fitted to features unless others are asked for: with 256 pixels a side,
+    cross-validation on the training pictures of ants and bees (MobileNetV2) gave 0.961 and a log loss of 0.086,
+    against 0.950 and 0.157 for the mean over 224 of 256 pixels."""
     classes: ClassMap
     weights: Tensor | None
 
@@ -59,6 +73,7 @@ class Classifier(Task):
         mixup: float = 0.0,
         crop_scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
+        whole: bool = False,
         colour: float = 0.1,
     ) -> None:
         super().__init__()
@@ -72,6 +87,7 @@ class Classifier(Task):
             "mixup": mixup,
             "crop_scale": crop_scale,
             "flip": flip,
+            "whole": whole,
             "colour": colour,
         }
         _check_settings(dropout, label_smoothing, mixup, crop_scale, colour)
@@ -175,7 +191,8 @@ class Classifier(Task):
     def eval_transform(self, side: int) -> Transform:
         """The middle square, resized as when the weights' published score was measured (224 of 256 pixels)."""
         p = self.preprocessing
-        return EvalTransform(round(side * p.resize / p.crop), side, p.interpolation, p.antialias)
+        shorter = side if self.settings["whole"] else round(side * p.resize / p.crop)
+        return EvalTransform(shorter, side, p.interpolation, p.antialias)
 
     @classmethod
     def resolve_settings(cls, settings: dict[str, Any], dataset: Any) -> dict[str, Any]:
@@ -206,8 +223,8 @@ def _top(backbone: Backbone, classes: int, head: Head, dropout: float) -> Top:
     top = backbone.chop()
     if head == "published":
         return _published_top(top, classes, dropout)
-    if head not in ("linear", "pool"):
-        raise DataError(f"unknown head {head!r}: use 'linear', 'pool' or 'published'")
+    if head not in get_args(Head):
+        raise DataError(f"unknown head {head!r}: use one of {', '.join(get_args(Head))}")
     if head == "pool" or top is None:
         deepest_first = reversed(list(backbone.levels))
         level = max(deepest_first, key=lambda name: backbone.levels[name].stride)
@@ -218,6 +235,8 @@ def _top(backbone: Backbone, classes: int, head: Head, dropout: float) -> Top:
         level, channels, embed, auxiliary = top.level, top.embedding, top.embed, dict(top.auxiliary.items())
         for inner in auxiliary.values():
             inner.replace_last(classes)  # type: ignore[operator]
+    if head == "mean_max" and not list(embed.parameters()):
+        embed, channels = MeanMax(), 2 * channels
     if dropout:
         embed = nn.Sequential(embed, nn.Dropout(dropout))
     return Top(level, channels, embed, nn.Linear(channels, classes), auxiliary)

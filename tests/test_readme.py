@@ -1,0 +1,44 @@
+"""The README: its Python runs, its commands exist."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from retinue.tools.command import parse
+from retinue.tools.options import COMMANDS, make
+from retinue.tools.setup import task_settings_of
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+LINES = re.findall(r"retinue ((?:train|eval|predict|check|list|bench)\b[^`\n&]*)", TEXT)
+WORDS = re.findall(r"`((?:[a-z_]+=[^`\s]+ ?)+)`", TEXT)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
+def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite("photos/a.jpg", np.full((50, 60, 3), 99, np.uint8))
+    exec(compile(block, str(README), "exec"), {})
+
+
+@pytest.mark.parametrize("line", LINES + [f"train classification {words}" for words in WORDS])
+def test_commands_and_options_exist(line: str) -> None:
+    command, *words = line.split()
+    if "--help" in words:
+        assert command in COMMANDS
+        return
+    extra = task_settings_of("classification") if command == "train" else {}
+    options, _ = make(command, parse([w.strip("'") for w in words], command), extra)
+    assert options
+
+
+def test_readme_opens_with_a_picture_and_two_commands() -> None:
+    picture = re.search(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
+    assert picture and (README.parent / picture[1]).is_file()
+    first, second = re.findall(r"^pip install .*$", TEXT, re.MULTILINE)[:2]
+    assert "retinue train classification" in first and "pytest" in second
