@@ -1,6 +1,7 @@
 """One step of gradient descent, and what to do when it cannot be done."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -55,8 +56,11 @@ def descend(
 def gradients(
     setup: Setup, run: Run, pictures: Pictures, targets: list[Target], total: int
 ) -> dict[str, float]:
-    """Add up the gradients of a batch's pieces; returns its mean losses over all pieces."""
-    sums: dict[str, float] = {}
+    """Add up the gradients of a batch's pieces; returns its mean losses over all pieces.
+
+    The losses are read, and checked, once all of the work is under way: a GPU is waited for once a step.
+    """
+    means: dict[str, torch.Tensor] = {}
     smallest = total // setup.ranks  # so that every process has the same number of pieces
     pieces = max(1, min(run.pieces, smallest))
     bounds = split_bounds(len(pictures), pieces)
@@ -67,12 +71,12 @@ def gradients(
         last = k == len(bounds) - 1
         with torch.enable_grad(), setup.synchronising(run.wrapped, last), enough_for_norms(len(part)):
             losses = run.wrapped(part, truth)
-            loss = torch.stack(list(losses.values())).sum() * weight
-            check_finite(losses, pictures, setup)
-            setup.accelerator.backward(loss)
+            setup.accelerator.backward(torch.stack(list(losses.values())).sum() * weight)
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * weight
-    return sums
+            means[name] = means.get(name, 0.0) + value.detach().float() * weight
+    values = dict(zip(means, torch.stack(list(means.values())).tolist()))
+    check_finite(values, pictures, setup)
+    return values
 
 
 @contextlib.contextmanager
@@ -95,9 +99,9 @@ def piece_size(total: int, ranks: int, pieces: int, k: int) -> int:
     return sum(bounds[k][1] - bounds[k][0] for n in shares if k < len(bounds := split_bounds(n, pieces)))
 
 
-def check_finite(losses: dict[str, torch.Tensor], pictures: Pictures, setup: Setup) -> None:
+def check_finite(losses: dict[str, float], pictures: Pictures, setup: Setup) -> None:
     """Stop at the first loss that is NaN or infinite, before it spoils the weights."""
-    wrong = [f"{name}={float(value.detach())}" for name, value in losses.items() if not torch.isfinite(value)]
+    wrong = [f"{name}={value}" for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         remedy = "precision=fp32, " if setup.precision == "bf16" else ""
         raise TrainingStopped(
