@@ -1,0 +1,91 @@
+"""What every data set must do: every format module is found and its smallest instance read by the contract's rules."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from retinue.datasets.formats import describe, format_modules, open_splits
+from retinue.datasets.targets import KEYS, Sample
+
+TYPES = {
+    "label": (np.integer, 0), "boxes": (np.float32, 2), "box_labels": (np.integer, 1), "crowd": (np.bool_, 1),
+    "area": (np.float32, 1), "masks": (np.bool_, 3), "keypoints": (np.float32, 3), "semantic": (np.integer, 2),
+    "depth": (np.float32, 2), "normals": (np.float32, 3), "clean": (np.float32, 3), "hole": (np.bool_, 3),
+}  # fmt: skip
+"""Key -> (kind of number, dimensions), as `KEYS` words them."""
+
+
+def picture(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((20, 30, 3), value, np.uint8))
+
+
+def image_folder(root: Path) -> str:
+    for i, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        picture(root / place / f"{i}.png", 50 * i)
+    return str(root)
+
+
+def csv_list(root: Path) -> str:
+    rows = ["image,label,split"]
+    for i in range(4):
+        picture(root / f"{i}.png", 50 * i)
+        rows.append(f"{i}.png,{'ab'[i % 2]},{'train' if i < 2 else 'val'}")
+    (root / "list.csv").write_text("\n".join(rows))
+    return str(root / "list.csv")
+
+
+SMALLEST: dict[str, Callable[[Path], str]] = {
+    "image_folder": image_folder,
+    "csv_list": csv_list,
+    "scenes": lambda root: "scenes:3",
+}
+"""For each format, a function that writes a tiny copy of its layout and returns the source to open."""
+
+
+def test_every_format_has_a_smallest_instance_here() -> None:
+    assert format_modules().keys() == SMALLEST.keys()
+    assert TYPES.keys() == KEYS.keys()
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_it_finds_its_own_and_nothing_else(name: str, tmp_path: Path) -> None:
+    source = SMALLEST[name](tmp_path)
+    found = {other for other, module in format_modules().items() if module.splits(source)}
+    assert found == {name}
+    assert format_modules()[name].__doc__
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_its_samples_keep_the_contract(name: str, tmp_path: Path) -> None:
+    splits = open_splits(SMALLEST[name](tmp_path))
+    assert "train" in splits and splits.keys() <= {"train", "val", "test"}
+    assert all(part in describe(splits) for part in (name, *splits))
+    ids: list[str] = []
+    for part in splits.values():
+        assert part.keys <= KEYS.keys() and len(part)
+        for i in range(len(part)):
+            sample = part[i]
+            check(sample, part.keys)
+            ids.append(sample.id)
+            again = part[i]
+            assert again.id == sample.id and (again.image == sample.image).all()
+    assert len(set(ids)) == len(ids)
+
+
+def check(sample: Sample, keys: frozenset[str]) -> None:
+    assert isinstance(sample, Sample)
+    height, width, channels = sample.image.shape
+    assert sample.image.dtype in (np.uint8, np.uint16) and channels == 3
+    assert sample.file_size == (height, width) and (sample.to_file == np.eye(2, 3)).all()
+    assert sample.targets.keys() == keys
+    for key, value in sample.targets.items():
+        number, dimensions = TYPES[key]
+        assert np.issubdtype(value.dtype, number) and value.ndim == dimensions, key
+        if key in ("semantic", "depth", "normals", "masks", "clean", "hole"):
+            assert value.shape[-2:] == (height, width), key
+    rows = {len(sample.targets[k]) for k in ("boxes", "box_labels", "crowd", "area", "masks") if k in keys}
+    assert len(rows) <= 1

@@ -1,0 +1,107 @@
+"""What every task must do: every module below `retinue.tasks` that holds one is found and tried on rendered scenes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from retinue.backbones import build
+from retinue.datasets.scenes import Scenes
+from retinue.datasets.targets import KEYS, DataError, collate
+from retinue.tasks import find, model_file
+from retinue.tasks.task import Model, Task
+from retinue.tools.loader import View
+
+SIDE = 64
+TASKS = find.names()
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Scenes:
+    return Scenes(6, SIDE)
+
+
+def make(name: str, scenes: Scenes) -> tuple[Model, Task]:
+    torch.manual_seed(0)
+    backbone = build("resnet18")
+    task = find.find(name)(backbone, scenes.classes)  # type: ignore[call-arg]
+    return Model(backbone, {"it": task}), task
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_it_says_what_it_needs(name: str) -> None:
+    kind = find.find(name)
+    assert kind.needs and kind.needs <= KEYS.keys()
+    assert kind.headline and kind.__doc__
+    assert find.name_of(kind) == name
+    assert find.find(name.rpartition(".")[2]) is kind
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_two_steps_of_descent_on_scenes(name: str, scenes: Scenes) -> None:
+    model, task = make(name, scenes)
+    view = View(scenes, task.train_transform(SIDE), task.needs)
+    pictures, targets = collate([view[0, i] for i in range(6)])
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    model.train()
+    for _ in range(2):
+        losses = model(pictures, targets)
+        assert all(
+            key.startswith("it/") and value.ndim == 0 and value.isfinite() for key, value in losses.items()
+        )
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+    assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_results_are_judged_drawn_and_plain(name: str, scenes: Scenes, tmp_path: Path) -> None:
+    model, task = make(name, scenes)
+    view = View(scenes, task.eval_transform(SIDE), task.needs, file_frame=True)
+    pictures, targets = collate([view[0, i] for i in range(6)])
+    results = model.eval().predict(pictures)["it"]
+    assert len(results) == 6
+    for result, sample in zip(results, scenes):
+        json.loads(json.dumps(result.to_json(), allow_nan=False))
+        before = sample.image.copy()
+        drawn = result.draw(sample.image)
+        assert drawn.dtype == np.uint8 and drawn.shape == before.shape and (sample.image == before).all()
+        assert str(result) and "\n" not in str(result)
+    whole, parts = task.metric(), [task.metric(), task.metric()]
+    whole.update(pictures.ids, results, targets)
+    for part, at in zip(parts, (slice(0, 2), slice(2, 6))):
+        part.update(pictures.ids[at], results[at], targets[at])
+    parts[1].merge(parts[0])
+    values = whole.compute()
+    assert next(iter(values)) == task.headline and values[task.headline] >= 0
+    np.testing.assert_equal(parts[1].compute(), values)
+    np.testing.assert_equal(set(task.metric().compute()), set(values))
+    sheet = task.draw_batch(pictures, targets, results)
+    assert sheet.dtype == np.uint8 and sheet.ndim == 3
+    for file, draw in task.plots(whole).items():
+        draw(str(tmp_path / file))
+        assert (tmp_path / file).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_saved_model_is_the_same_model(name: str, scenes: Scenes, tmp_path: Path) -> None:
+    model, task = make(name, scenes)
+    model_file.save(model.eval(), tmp_path / "it.safetensors", imgsz=SIDE)
+    again, header = model_file.load(tmp_path / "it.safetensors")
+    assert header["imgsz"] == SIDE and json.dumps(header, allow_nan=False)
+    assert again.named_tasks["it"].settings == json.loads(json.dumps(task.settings))
+    assert again.named_tasks["it"].classes == task.classes
+    view = View(scenes, task.eval_transform(SIDE), task.needs)
+    pictures, _ = collate([view[0, i] for i in range(2)])
+    one, two = (m.predict(pictures)["it"] for m in (model, again))
+    assert [r.to_json() for r in one] == [r.to_json() for r in two]
+
+
+def test_names_that_are_none_are_named() -> None:
+    with pytest.raises(DataError, match="did you mean classification"):
+        find.find("clasification")
+    with pytest.raises(DataError, match="no task 'losses'"):
+        find.find("losses")
