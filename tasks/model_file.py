@@ -92,7 +92,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: its header does not say which format it has; save it again with retinue")
     if value["format"] > FORMAT:
         raise DataError(f"{path}: written by a newer retinue (format {value['format']}); update this one")
-    if not _is_complete(value):
+    if not _is_complete(value) or _largest(value["backbone"]["options"]) > path.stat().st_size:
         raise DataError(
             f"{path}: its header does not say how the model was built; save it again with retinue"
         )
@@ -109,8 +109,22 @@ def _is_complete(value: dict[str, Any]) -> bool:
         and isinstance(backbone.get("options"), dict)
         and isinstance(backbone.get("preprocessing"), dict)
         and all(isinstance(task, dict) and isinstance(task.get("module"), str) for task in tasks.values())
-        and all({"settings", "classes"} <= task.keys() for task in tasks.values())
+        and all(isinstance(task.get("settings"), dict) for task in tasks.values())
+        and all(_is_class_map(task.get("classes", 0)) for task in tasks.values())
     )
+
+
+def _is_class_map(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and {"names", "ids"} <= value.keys())
+
+
+def _largest(value: Any) -> float:
+    """The largest number in plain values: more channels than the file has bytes would only fill the memory."""
+    if isinstance(value, dict):
+        return max(map(_largest, value.values()), default=0)
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, (int, float)) else 0
 
 
 def construct(value: dict[str, Any]) -> Model:

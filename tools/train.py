@@ -40,7 +40,7 @@ def train(task: str = "", **settings: Any) -> Path:
     options, log = setup.options, setup.log
     run = start(setup)
     saved = state.read(setup.folder / "state") if options.resume else None
-    if saved:
+    if saved is not None:
         run.restore(saved)
         log(f"resumed at epoch {run.epoch + 1}, step {run.step}")
     batches = -(-len(setup.train_set) // options.batch)
