@@ -107,7 +107,8 @@ def plot_results(folder: Path, history: list[dict[str, float]], headline: str) -
     for axis, (title, names) in zip(axes, panels.items()):
         for name in names:
             points = [(row["epoch"], row[name]) for row in history if name in row]
-            axis.plot(*zip(*points), label=name, marker="o" if len(points) < 30 else None, markersize=3)
+            label = name if "/" in name else f"val {name}"
+            axis.plot(*zip(*points), label=label, marker="o" if len(points) < 30 else None, markersize=3)
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
