@@ -1,5 +1,6 @@
 """Files that are not what they say, through every way a model or a state is read: named, refused, nothing happens."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -15,8 +16,11 @@ import safetensors.torch
 import torch
 import yaml
 
+from retinue.backbones import WeightsError
+from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
-from retinue.tools import command, evaluate, predict, train  # noqa: F401  (imported before the clock starts)
+from retinue.tools import command
+from retinue.tools.options import UsageError
 from retinue.tools.setup import prepare
 
 TENSORS = {"w": torch.zeros(2)}
@@ -166,10 +170,10 @@ def test_hostile_headers(
     for words in (ways["predict"], ways["eval"]):
         refused(words, capsys, "hostile.safetensors")
     assert no_network == []
-    try:  # its tensors may do under a head of its own
+    with contextlib.suppress(
+        DataError, UsageError, WeightsError
+    ):  # its tensors may do under a head of its own
         prepare(command.parse(ways["model"][1:], "train"))
-    except ValueError as error:
-        assert type(error).__module__.startswith("retinue."), repr(error)
     assert no_network == []
 
 
