@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from retinue.datasets.targets import Pictures, Target, split_bounds
+from retinue.tools.devices import autocast
 from retinue.tools.options import UsageError
 from retinue.tools.setup import Setup
 from retinue.tools.training_run import Run
@@ -70,7 +71,8 @@ def gradients(
         weight = piece_size(total, setup.ranks, pieces, k) / total
         last = k == len(bounds) - 1
         with torch.enable_grad(), setup.synchronising(run.wrapped, last), enough_for_norms(len(part)):
-            losses = run.wrapped(part, truth)
+            with autocast(setup.precision, setup.device):
+                losses = run.wrapped(part, truth)
             setup.accelerator.backward(torch.stack(list(losses.values())).sum() * weight)
         for name, value in losses.items():
             means[name] = means.get(name, 0.0) + value.detach().float() * weight
