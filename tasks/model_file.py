@@ -96,6 +96,10 @@ def read_header(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: its header does not say how the model was built; save it again with retinue"
         )
+    value.setdefault("imgsz", value["backbone"]["preprocessing"].get("crop"))
+    for fact in ("imgsz", "batch"):
+        if not isinstance(value.get(fact, 1), int) or value.get(fact, 1) < 1:
+            raise DataError(f"{path}: its header says {fact}={value[fact]}; save it again with retinue")
     return value
 
 

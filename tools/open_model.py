@@ -38,12 +38,7 @@ def open_model(
     if path:
         if weights:
             raise DataError(f"{path} holds its own weights; leave out weights={weights}")
-        model, header = model_file.load(path, device)
-        header.setdefault("imgsz", model.backbone.preprocessing.crop)
-        for fact in ("imgsz", "batch"):
-            if not isinstance(header.get(fact, 1), int) or header.get(fact, 1) < 1:
-                raise DataError(f"{path}: its header says {fact}={header[fact]}; save it again with retinue")
-        return model, header, path
+        return *model_file.load(path, device), path
     if name not in retinue.backbones.names():
         near = closest(name, retinue.backbones.names())
         raise DataError(f"{name!r} is no run's folder, no saved model and no backbone{near}")
