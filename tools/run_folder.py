@@ -27,7 +27,10 @@ def new_folder(parent: Path, name: str, args: dict[str, Any], exist_ok: bool = F
     if Path(name).name != name or name == "..":
         raise DataError(f"name={name}: a name is one folder's, without /; project= says where it goes")
     taken = parent / name
-    if exist_ok and taken.exists() and any(taken.iterdir()) and not (taken / "args.yaml").is_file():
+    ours = (
+        not taken.exists() or (taken / "args.yaml").is_file() or (taken.is_dir() and not any(taken.iterdir()))
+    )
+    if exist_ok and not ours:
         raise DataError(
             f"{taken}: no run of ours (no args.yaml in it), so it is not replaced; give another name="
         )
