@@ -151,6 +151,26 @@ def test_strict_stops_with_2_and_keeps_what_was_computed(run: Any, paint: Any, t
     ]
 
 
+def test_an_interrupted_run_keeps_what_was_computed(
+    run: Any, paint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        paint(tmp_path / "in" / f"{name}.png")
+    real = predict.write_picture
+
+    def interrupted(path: Path, picture: np.ndarray) -> None:
+        if path.name == "c.png":
+            raise KeyboardInterrupt
+        real(path, picture)
+
+    monkeypatch.setattr(predict, "write_picture", interrupted)
+    status, _, err, folder = run(tmp_path / "in")
+    assert status == 1 and "interrupted" in err
+    kept = json.loads((folder / "results.json").read_text())["results"]
+    assert [record["drawn"] for record in kept] == [["a.png"], ["b.png"]]
+    assert {p.name for p in folder.iterdir()} == {"a.png", "b.png", "results.json", "args.yaml"}
+
+
 def test_nothing_readable_is_2(run: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"x" * 10)
     status, _, err, _ = run(tmp_path / "bad.jpg")
