@@ -109,7 +109,13 @@ def bench_train(options: Bench) -> dict[str, float]:
         write_scenes(Path(folder), PICTURES)
         rivals: dict[str, Callable[[], float]] = {}
         for precision in ("fp32", "bf16"):
-            settings = {"task": "classification", "data": folder, "backbone": "resnet18", "imgsz": SIDE}
+            settings = {
+                "task": "classification",
+                "data": folder,
+                "backbone": "resnet18",
+                "imgsz": SIDE,
+                "json": "-",
+            }
             setup = prepare(
                 {**settings, "batch": BATCH, "precision": precision, "workers": 1, "epochs": 10**6}
             )

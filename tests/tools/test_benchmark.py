@@ -51,8 +51,9 @@ def test_every_bench_gives_positive_figures(what: str, figures: set[str], capsys
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.slow
-def test_training_bench(capsys: Any) -> None:
+def test_training_bench(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PICTURES": 8, "BATCH": 4, "SIDE": 64}.items():
+        monkeypatch.setattr(benchmark, name, value)
     assert command.main(["bench", "train", "seconds=0.1", "json=-"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert "train/fp32_over_torch_loop" in values
