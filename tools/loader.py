@@ -47,8 +47,9 @@ class View:
         try:
             sample = self.read(index)
             rng = np.random.default_rng((self.seed, epoch, index))
-            moved = self.transform(sample, rng, self.read)
-            return moved.with_(targets=sample.targets) if self.file_frame else moved
+            if self.file_frame:
+                return self.transform(sample.with_(targets={}), rng, self.read).with_(targets=sample.targets)
+            return self.transform(sample, rng, self.read)
         except DataError as error:
             return error
 
@@ -75,14 +76,19 @@ def start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> list[np.ndarray]:
+def batches_an_epoch(count: int, batch: int, ranks: int = 1) -> int:
+    """How many batches an epoch of `count` pictures has, so that each of `ranks` processes has one in every batch."""
+    return max(1, min(-(-count // batch), count // ranks))
+
+
+def epoch_batches(count: int, batch: int, seed: int, epoch: int, ranks: int = 1) -> list[np.ndarray]:
     """A training epoch's batches of indices: every picture once, batch sizes differing by at most one.
 
     The larger batches come first, so that what does not fit into memory shows at once; no batch is a small
     remainder, on which batch norm would take its statistics from a handful of pictures.
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    return np.array_split(order, -(-count // batch))
+    return np.array_split(order, batches_an_epoch(count, batch, ranks))
 
 
 def share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:

@@ -1,6 +1,10 @@
 """An epoch of training, from wherever it stopped."""
 
 import time
+from hashlib import sha256
+
+import torch
+import torch.distributed as dist
 
 from retinue.datasets.targets import Pictures, Target
 from retinue.tools import state
@@ -14,7 +18,7 @@ from retinue.tools.training_run import Run, set_rates
 def train_epoch(setup: Setup, run: Run, batches: int) -> None:
     """The rest of an epoch: from `run.step` on. Leaves the state at the next epoch's beginning."""
     options, rank, ranks = setup.options, setup.rank, setup.ranks
-    order = epoch_batches(len(setup.train_set), options.batch, options.seed, run.epoch)
+    order = epoch_batches(len(setup.train_set), options.batch, options.seed, run.epoch, ranks)
     keys = [[(run.epoch, int(i)) for i in share(b, rank, ranks)] for b in order]
     run.model.train()
     saved_at = time.monotonic()
@@ -24,6 +28,7 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
             set_rates(setup, run, run.epoch * batches + run.step, batches)
             if run.epoch == run.step == 0 and setup.draws:
                 draw_first_batch(setup, pictures, targets)
+            seed_step(options.seed, run.epoch, run.step, rank)
             losses = descend(setup, run, pictures, targets, len(order[run.step]))
             for name, value in losses.items():
                 run.sums[name] = run.sums.get(name, 0.0) + value * len(order[run.step])
@@ -34,12 +39,28 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
             if time.monotonic() - saved_at > 60 * options.save_minutes and run.step < batches:
                 save_state(setup, run)
                 saved_at = time.monotonic()
+    if ranks > 1:
+        share_buffers(run)
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Make what a step draws (dropout, mixup) a function of these four: nothing of it needs saving for a resume."""
+    digest = sha256(f"{seed}/{epoch}/{step}/{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+def share_buffers(run: Run) -> None:
+    """Give every process the first one's batch norm statistics: those that are evaluated, saved and averaged."""
+    for tensor in [*run.model.buffers(), *(run.ema.average.values() if run.ema else ())]:
+        dist.broadcast(tensor, 0)
 
 
 def save_state(setup: Setup, run: Run) -> None:
     """Write what resume needs: by the main process, with the own weights, not the averaged ones."""
     if setup.accelerator.is_main_process:
-        state.write(setup.folder / "state", run.state())
+        state.write(
+            setup.folder / "state", {**run.state(), "built": setup.built(), "data": setup.fingerprint()}
+        )
 
 
 def draw_first_batch(setup: Setup, pictures: Pictures, targets: list[Target]) -> None:

@@ -1,8 +1,11 @@
 """The learning-rate range test (Smith 2015, arXiv:1506.01186): raise the rate each step and watch the loss."""
 
 import copy
+import math
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
 from retinue.tools.loader import epoch_batches, share
 from retinue.tools.progress import track
@@ -19,17 +22,20 @@ def find_lr(setup: Setup) -> float:
     """A learning rate for the head: where the smoothed loss falls fastest over log(rate).
 
     The test trains a copy of the model, from LOWEST to HIGHEST, and ends once the loss is four times its least.
-    The backbone's rate keeps its ratio to the head's. Raises TrainingStopped where the loss never falls.
+    The backbone's rate keeps its default ratio to the head's, or the value that was given. All processes see the
+    same losses, and so find the same rate. Raises TrainingStopped where the loss never falls.
     """
     original = setup.model
     setup.model = copy.deepcopy(original)
-    ratio = setup.options.backbone_lr or (0.1 if setup.options.weights or setup.options.model else 1.0)
-    setup.learning_rates = 1.0, ratio
+    given = setup.options.backbone_lr
+    ratio = 0.1 if setup.options.weights or setup.options.model else 1.0
+    setup.learning_rates = 1.0, ratio if given is None else given
     try:
         run = start(setup)
         rates, losses = _sweep(setup, run)
     finally:
         setup.model = original
+        setup.accelerator.free_memory()
     best = steepest(rates, losses)
     setup.log(
         f"lr=find: the loss falls fastest at {best:.3g} ({len(rates)} steps from {rates[0]:.1g} to {rates[-1]:.1g})"
@@ -43,7 +49,7 @@ def _sweep(setup: Setup, run: Run) -> tuple[list[float], list[float]]:
     keys: list[list[tuple[int, int]]] = []
     epoch = 0
     while len(order) < STEPS:
-        for batch in epoch_batches(len(setup.train_set), options.batch, options.seed, epoch):
+        for batch in epoch_batches(len(setup.train_set), options.batch, options.seed, epoch, setup.ranks):
             order.append(batch)
             keys.append([(epoch, int(i)) for i in share(batch, setup.rank, setup.ranks)])
         epoch += 1
@@ -54,16 +60,29 @@ def _sweep(setup: Setup, run: Run) -> tuple[list[float], list[float]]:
     batches = setup.train_loader.batches(keys[:STEPS])
     for step, (pictures, targets) in enumerate(track(batches, "lr=find", setup.log, STEPS)):
         for group in run.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * rates[step]
+            fixed = options.backbone_lr is not None and group["base_lr"] == options.backbone_lr
+            group["lr"] = group["base_lr"] * (1.0 if fixed else rates[step])
         try:
-            loss = sum(descend(setup, run, pictures, targets, len(order[step])).values())
+            own = sum(descend(setup, run, pictures, targets, len(order[step])).values())
         except TrainingStopped:
+            own = math.inf
+        loss = mean_over_processes(setup, own)
+        if not math.isfinite(loss):
             break
         smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
         losses.append(smooth / (1 - SMOOTHING ** (step + 1)))
         if losses[-1] > 4 * min(losses):
             break
     return rates[: len(losses)], losses
+
+
+def mean_over_processes(setup: Setup, value: float) -> float:
+    """The mean of a number over all processes."""
+    if setup.ranks == 1:
+        return value
+    total = torch.tensor(value, device=setup.device)
+    dist.all_reduce(total)
+    return float(total) / setup.ranks
 
 
 def steepest(rates: list[float], losses: list[float]) -> float:

@@ -8,6 +8,7 @@ import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -25,11 +27,11 @@ from retinue.datasets.transforms import Compose, load_albumentations
 from retinue.tasks import model_file
 from retinue.tasks.find import find
 from retinue.tasks.task import Model, Task
-from retinue.tools import run_folder
+from retinue.tools import run_folder, state
 from retinue.tools.devices import resolve_device, resolve_precision
 from retinue.tools.evaluate import eval_loader
 from retinue.tools.loader import Loader, View, default_workers
-from retinue.tools.new_model import build_model
+from retinue.tools.new_model import build_model, rebuild_model
 from retinue.tools.open_model import find_weights
 from retinue.tools.options import Train, UsageError, as_dict, make
 from retinue.tools.progress import Log
@@ -55,6 +57,8 @@ class Setup:
     folder: Path = Path()
     train_loader: Loader = field(init=False)
     val_loader: Loader | None = field(default=None, init=False)
+    saved: dict[str, Any] | None = None
+    """The state that a resumed run goes on from."""
     writer: Any = None
     draws: bool = True
     """Whether pictures of the run are drawn on the way."""
@@ -105,6 +109,23 @@ class Setup:
             "versions": {name: metadata.version(name) for name in ("torch", "torchvision")},
         }
 
+    def built(self) -> dict[str, Any]:
+        """What constructs the model again, as plain values: a resumed run needs no weights but its state's."""
+        return model_file.header(self.model)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to learn the same: classes, pictures and their order."""
+        dataset, digest = self.train_set, sha256()
+        for i in range(len(dataset) if hasattr(dataset, "id") else 0):
+            digest.update(dataset.id(i).encode() + b"\0")
+        classes = dataset.classes.to_json() if dataset.classes else None
+        return {
+            "pictures": len(dataset),
+            "ids": digest.hexdigest(),
+            "classes": classes,
+            "processes": self.ranks,
+        }
+
     def synchronising(self, wrapped: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Several processes exchange gradients only with the last piece of a batch."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped)
@@ -139,17 +160,42 @@ def prepare(settings: dict[str, Any]) -> Setup:
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     # The precision is ours to set, by `autocast`: an Accelerator's could not change within a process.
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Accelerate asks for "cuda" alone
     accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
+    if accelerator.device.type != device.type:
+        raise UsageError(f"device={device}: this process has begun on {accelerator.device}; start another")
     device = accelerator.device if device.type != "cpu" else device
     log = Log(sys.stderr if options.json == "-" else None, quiet=not accelerator.is_main_process)
     seed_everything(options)
     splits, side = open_data(options, log)
-    model = build_model(options, task_settings, splits, log)
+    saved = state.read(Path(options.resume) / "state") if options.resume else None
+    if saved is None:
+        model = build_model(options, task_settings, splits, log)
+    else:
+        model = rebuild_model(options, saved)
     splits = {name: with_channels(split, model.backbone.in_channels) for name, split in splits.items()}
     check_fit(model, splits, side, options, accelerator.num_processes)
-    setup = Setup(options, task_settings, accelerator, device, precision, log, splits, model, side)
+    setup = Setup(
+        options, task_settings, accelerator, device, precision, log, splits, model, side, saved=saved
+    )
+    if saved is not None:
+        check_same_data(setup, saved.get("data", {}))
     open_loaders(setup)
     return setup
+
+
+def check_same_data(setup: Setup, before: dict[str, Any]) -> None:
+    """DataError, with the difference, where the data are not those that the run was learning from."""
+    for key, value in setup.fingerprint().items():
+        if before.get(key) != value:
+            what = {"ids": "other pictures or another order", "processes": f"{value} processes"}.get(
+                key, value
+            )
+            raise DataError(
+                f"resume continues exactly, but its data have changed: {key} were {before.get(key)}, now {what}; "
+                f"restore them, or start a new run with model={setup.options.resume}"
+            )
 
 
 def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
@@ -172,13 +218,18 @@ def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
         before = task_settings.get(key) if key in asked_task else getattr(options, key)
         if key in RESUME_MAY_CHANGE:
             setattr(options, key, value)
-        elif value != before:
+        elif plain(value) != plain(before):
             raise UsageError(
                 f"resume continues exactly: {key} is {before}, not {value}; to start a new run from its weights, "
                 f"use model={folder}/weights/last.safetensors"
             )
     options.resume = str(folder)
     return options, task_settings
+
+
+def plain(value: Any) -> Any:
+    """As it would be read back from yaml: tuples are lists."""
+    return yaml.safe_load(yaml.safe_dump(list(value) if isinstance(value, tuple) else value))
 
 
 def task_settings_of(task: str) -> dict[str, Any]:
@@ -203,6 +254,7 @@ def open_data(options: Train, log: Log) -> tuple[dict[str, Any], int]:
     """The splits without unusable pictures, described on the log, and the side of the network's input."""
     splits = open_splits(options.data, format=options.format)
     side = options.imgsz or default_side(options)
+    options.imgsz = side
     splits = {name: s.with_size(side) if hasattr(s, "with_size") else s for name, s in splits.items()}
     log(describe(splits))
     if "train" not in splits:
@@ -265,6 +317,7 @@ def resolve_rates(setup: Setup, find_lr: Callable[[Setup], float]) -> None:
     options = setup.options
     if options.lr == "find":
         options.lr = f"{find_lr(setup):.3g}"
+        seed_everything(options)  # as if it had been given: a resumed run does not search again
     try:
         lr = float(options.lr)
         if not 0 <= lr < math.inf:

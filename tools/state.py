@@ -1,11 +1,9 @@
 """What a run needs to go on as if it had never stopped: written whole or not at all, the one before it kept."""
 
 import os
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from retinue.datasets.targets import DataError
@@ -16,31 +14,6 @@ CURRENT, PREVIOUS = "state.pt", "previous.pt"
 
 class StateError(RuntimeError):
     """A state could not be written: what is on the disk is the one before it, whole."""
-
-
-def generators() -> dict[str, Any]:
-    """The state of every random generator that training draws from, as plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    version, internal, gauss = random.getstate()
-    state = {
-        "torch": torch.get_rng_state(),
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached],
-        "python": [version, list(internal), gauss],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_generators(state: dict[str, Any]) -> None:
-    """The inverse of `generators`."""
-    torch.set_rng_state(state["torch"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:

@@ -29,9 +29,9 @@ def descend(
     """
     while True:
         try:
-            losses = gradients(setup, run, pictures, targets, total)
+            means = gradients(setup, run, pictures, targets, total)
             break
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0]
@@ -45,10 +45,18 @@ def descend(
             raise TrainingStopped(f"out of memory ({reason}) on {names(pictures)}; try {remedy}")
         run.pieces *= 2
         setup.log(
-            f"out of memory: every batch is now computed in {run.pieces} pieces; the result is the same"
+            f"out of memory: every batch is now computed in {run.pieces} pieces, whose gradients add up (batch norm "
+            f"and class weights see a piece at a time)"
         )
+    parameters = [p for p in run.model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # Read once all of the work is under way: a GPU is waited for once a step. The norm is that of the gradients
+    # averaged over processes, so that all of them stop together.
+    *values, length = torch.stack([*means.values(), norm.float()]).tolist()
+    losses = dict(zip(means, values))
+    check_finite({**losses, "gradient norm": length}, pictures, setup)
     if setup.options.clip:
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), setup.options.clip)
+        torch.nn.utils.clip_grads_with_norm_(parameters, setup.options.clip, norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return losses
@@ -56,11 +64,8 @@ def descend(
 
 def gradients(
     setup: Setup, run: Run, pictures: Pictures, targets: list[Target], total: int
-) -> dict[str, float]:
-    """Add up the gradients of a batch's pieces; returns its mean losses over all pieces.
-
-    The losses are read, and checked, once all of the work is under way: a GPU is waited for once a step.
-    """
+) -> dict[str, torch.Tensor]:
+    """Add up the gradients of a batch's pieces; returns its mean losses over all pieces."""
     means: dict[str, torch.Tensor] = {}
     smallest = total // setup.ranks  # so that every process has the same number of pieces
     pieces = max(1, min(run.pieces, smallest))
@@ -76,9 +81,7 @@ def gradients(
             setup.accelerator.backward(torch.stack(list(losses.values())).sum() * weight)
         for name, value in losses.items():
             means[name] = means.get(name, 0.0) + value.detach().float() * weight
-    values = dict(zip(means, torch.stack(list(means.values())).tolist()))
-    check_finite(values, pictures, setup)
-    return values
+    return means
 
 
 @contextlib.contextmanager
@@ -107,8 +110,8 @@ def check_finite(losses: dict[str, float], pictures: Pictures, setup: Setup) -> 
     if wrong:
         remedy = "precision=fp32, " if setup.precision == "bf16" else ""
         raise TrainingStopped(
-            f"the loss is not finite ({', '.join(wrong)}) on {names(pictures)}; the state before is kept in "
-            f"{setup.folder / 'state'}; try {remedy}a lower lr, clip=1, or look at these pictures (retinue check)"
+            f"the loss or its gradient is not finite ({', '.join(wrong)}) on {names(pictures)}; the state before is "
+            f"kept in {setup.folder / 'state'}; try {remedy}a lower lr, clip=1, or retinue check for these pictures"
         )
 
 

@@ -15,12 +15,15 @@ import torch
 import torch.distributed as dist
 
 from retinue.tasks import model_file
-from retinue.tools import evaluate, run_folder, state
+from retinue.tasks.task import Metric
+from retinue.tools import evaluate, run_folder
 from retinue.tools.command import main
+from retinue.tools.loader import batches_an_epoch
 from retinue.tools.loop import save_state, train_epoch
 from retinue.tools.lr_finder import find_lr
 from retinue.tools.probe import probe
 from retinue.tools.setup import Setup, open_folder, prepare, resolve_rates
+from retinue.tools.step import TrainingStopped, out_of_memory
 from retinue.tools.training_run import Run, averaged, start
 
 
@@ -37,13 +40,31 @@ def train(task: str = "", **settings: Any) -> Path:
         return probe(setup)
     resolve_rates(setup, find_lr)
     open_folder(setup)
-    options, log = setup.options, setup.log
+    try:
+        descend_epochs(setup)
+    except RuntimeError as error:
+        stopped = TrainingStopped(memory_remedy(error)) if out_of_memory(error) else error
+        setup.log(f"stopped: {stopped}")
+        if stopped is error:
+            raise
+        raise stopped from error
+    finally:
+        setup.close()
+    return setup.folder
+
+
+def descend_epochs(setup: Setup) -> None:
+    """All epochs that are left, each trained, validated and written down."""
+    options = setup.options
     run = start(setup)
-    saved = state.read(setup.folder / "state") if options.resume else None
-    if saved is not None:
-        run.restore(saved)
-        log(f"resumed at epoch {run.epoch + 1}, step {run.step}")
-    batches = -(-len(setup.train_set) // options.batch)
+    if setup.saved is not None:
+        run.restore(setup.saved)
+        setup.log(f"resumed at epoch {run.epoch + 1}, step {run.step}")
+    else:
+        save_state(
+            setup, run
+        )  # from now on a resume needs neither the weights nor the model that it began with
+    batches = batches_an_epoch(len(setup.train_set), options.batch, setup.ranks)
     while run.epoch < options.epochs and not out_of_patience(setup, run):
         train_epoch(setup, run, batches)
         with averaged(run):
@@ -51,14 +72,21 @@ def train(task: str = "", **settings: Any) -> Path:
         save_state(setup, run)  # last: until it is written, a resumed run repeats the epoch
     setup.accelerator.wait_for_everyone()
     finish(setup, run)
-    return setup.folder
 
 
-def validate(setup: Setup, run: Run) -> dict[str, float]:
-    """The validation figures of the model as it stands; {} where there is no validation split."""
+def memory_remedy(error: RuntimeError) -> str:
+    """What to do where memory ran out beside a step: in validation, or for the optimizer's own state."""
+    return (
+        f"out of memory ({str(error).splitlines()[0]}); what was saved is kept; try a smaller batch or imgsz, "
+        f"a smaller backbone, tune=head, or optimizer=sgd"
+    )
+
+
+def validate(setup: Setup, run: Run) -> dict[str, Metric]:
+    """Every task's metric of the model as it stands; {} where there is no validation split."""
     if setup.val_set is None or setup.val_loader is None:
         return {}
-    metrics = evaluate.collect(
+    return evaluate.collect(
         run.model,
         setup.val_loader,
         len(setup.val_set),
@@ -67,9 +95,6 @@ def validate(setup: Setup, run: Run) -> dict[str, float]:
         setup.precision,
         setup.log,
     )
-    if setup.accelerator.is_main_process:
-        evaluate.draw_plots(run.model.named_tasks, metrics, setup.folder)
-    return evaluate.figures(metrics)
 
 
 def out_of_patience(setup: Setup, run: Run) -> bool:
@@ -77,14 +102,15 @@ def out_of_patience(setup: Setup, run: Run) -> bool:
     return bool(setup.options.patience and run.plateau.since >= setup.options.patience)
 
 
-def end_epoch(setup: Setup, run: Run, values: dict[str, float]) -> None:
-    """Write the epoch down: results and weights."""
+def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
+    """Write the epoch down: results and weights; the best one with the tasks' curves."""
     options, log = setup.options, setup.log
+    values = evaluate.figures(metrics) if metrics else {}
     row: dict[str, float] = {"epoch": run.epoch + 1, **epoch_losses(setup, run)}
     row |= {f"lr/{g}": v for g, v in current_rates(run).items()}
-    row |= {name: value for name, value in values.items() if "/" not in name or len(run.model.tasks) > 1}
-    run.history.append(row)
     name, sign = setup.headline
+    row |= {key: value for key, value in values.items() if not key.startswith(f"{name}/")}  # not one a class
+    run.history.append(row)
     best = run.plateau.update(sign * values[name] if name in values else run.epoch)
     shown = [name, *(k for k in ("top5", "loss") if k in values and k != name)]
     losses = " ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in row.items() if k.startswith("train/"))
@@ -100,6 +126,8 @@ def end_epoch(setup: Setup, run: Run, values: dict[str, float]) -> None:
         model_file.save(run.model, weights / "last.safetensors", **facts)
         if best:
             model_file.save(run.model, weights / "best.safetensors", **facts)
+            if metrics:
+                evaluate.draw_plots(run.model.named_tasks, metrics, setup.folder)
         run_folder.write_results(setup.folder, run.history)
         if setup.writer:
             for key, value in row.items():
@@ -136,7 +164,8 @@ def finish(setup: Setup, run: Run) -> None:
         return
     name, sign = setup.headline
     run_folder.plot_results(setup.folder, run.history, name)
-    setup.draw_predictions(run.model)
+    with averaged(run):
+        setup.draw_predictions(run.model)
     scored = [(sign * row[name], row["epoch"]) for row in run.history if name in row]
     if out_of_patience(setup, run):
         setup.log(f"stopped: no progress for {setup.options.patience} epochs (patience)")
@@ -146,7 +175,6 @@ def finish(setup: Setup, run: Run) -> None:
     setup.log(f"results in {setup.folder}")
     setup.log(f"next: retinue predict {setup.folder} YOUR_PICTURES")
     run_folder.write_json(setup.options.json, {"run": str(setup.folder), "epochs": run.history})
-    setup.close()
 
 
 def run(settings: dict[str, Any]) -> int:

@@ -9,7 +9,6 @@ import torch
 
 from retinue.datasets.targets import DataError
 from retinue.tasks.task import Model
-from retinue.tools import state
 from retinue.tools.schedule import Ema, Plateau, factor, make_optimizer, parameter_groups
 from retinue.tools.setup import Setup
 
@@ -41,7 +40,6 @@ class Run:
             "step": self.step,
             "sums": self.sums,
             "history": self.history,
-            "generators": state.generators(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -66,7 +64,6 @@ class Run:
             setattr(self.plateau, name, value)
         for name in ("pieces", "epoch", "step", "sums", "history"):
             setattr(self, name, saved[name])
-        state.set_generators(saved["generators"])
 
 
 def start(setup: Setup) -> Run:

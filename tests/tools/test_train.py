@@ -4,22 +4,25 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from retinue.datasets.targets import Pictures
+from retinue.datasets.targets import DataError, Pictures
 from retinue.tasks import model_file
 from retinue.tasks.task import Model
 from retinue.tools import command, loop, state, train
 from retinue.tools.evaluate import evaluate
+from retinue.tools.loader import epoch_batches, share
 from retinue.tools.options import UsageError
 from retinue.tools.run_folder import finite
 from retinue.tools.schedule import Ema, Plateau, factor
@@ -247,19 +250,73 @@ def test_schedules_by_hand() -> None:
     assert plateau.factor == pytest.approx(0.1)
 
 
+def in_processes(count: int, project: Path, name: str, **settings: Any) -> Path:
+    """A run of the command in so many processes, each with one thread."""
+    words = [f"{key}={value}" for key, value in {**SMALL, **settings, "device": "cpu"}.items()]
+    start = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    )
+    command = [sys.executable, *start, "-m", "retinue.tools.train", "classification", *words]
+    done = subprocess.run(
+        [*command, f"project={project}", f"name={name}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[:4000]
+    return project / "classification" / name
+
+
 def test_two_processes_give_the_curve_and_the_numbers_of_one(tmp_path: Path) -> None:
-    settings = {**SMALL, "frozen_norm": True, "epochs": 2, "project": str(tmp_path), "device": "cpu"}
-    words = ["classification", *(f"{key}={value}" for key, value in settings.items())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    for name, start in (("one", [sys.executable]), ("two", torchrun)):
-        command = [*start, "-m", "retinue.tools.train", *words, f"name={name}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (table(tmp_path / f"classification/{n}") for n in ("one", "two"))
-    assert [float(r["train/ce"]) for r in two] == pytest.approx([float(r["train/ce"]) for r in one], abs=1e-4)
-    weights = tmp_path / "classification/two/weights/last.safetensors"
+    one, two = (in_processes(n, tmp_path, f"by{n}", frozen_norm=True) for n in (1, 2))
+    curves = [[float(row["train/ce"]) for row in table(folder)] for folder in (one, two)]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+
+
+def test_two_processes_save_what_they_evaluated_and_find_one_rate(tmp_path: Path) -> None:
+    """Batch norms that learn, an epoch that two do not divide evenly, several batches to evaluate."""
+    folder = in_processes(2, tmp_path, "two", imgsz=64, data="scenes:61", batch=4, epochs=1, lr="find", mixup=0.2)
+    weights = folder / "weights/last.safetensors"
     printed = model_file.read_header(weights)["metrics"]
-    environment.pop("OMP_NUM_THREADS")
-    again = evaluate(str(weights), data="scenes:20", plots=str(tmp_path), workers=0)
-    assert finite(again) == pytest.approx(printed, abs=1e-6)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        values = evaluate(str(weights), data="scenes:61", plots=str(tmp_path), workers=0)
+    finally:
+        torch.set_num_threads(threads)
+    assert finite(values) == printed
+
+
+@pytest.mark.parametrize(("count", "batch", "ranks"), [(5, 2, 2), (20, 8, 8), (7, 100, 3), (9, 4, 1)])
+def test_every_process_has_a_picture_in_every_batch(count: int, batch: int, ranks: int) -> None:
+    batches = epoch_batches(count, batch, 0, 0, ranks)
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    assert all(len(share(b, rank, ranks)) for b in batches for rank in range(ranks))
+
+
+def test_resume_refuses_other_data_and_needs_no_source(finished: Path, tmp_path: Path) -> None:
+    new = run(tmp_path, model=str(shutil.copytree(finished, tmp_path / "source")), epochs=1)
+    shutil.rmtree(tmp_path / "source")
+    assert train.train(resume=str(new)) == new
+    args = yaml.safe_load((new / "args.yaml").read_text())
+    (new / "args.yaml").write_text(yaml.safe_dump({**args, "data": "scenes:21"}))
+    with pytest.raises(DataError, match="pictures were 20, now 21"):
+        train.train(resume=str(new))
+
+
+def test_a_gradient_that_is_not_finite_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infinite(*arguments: Any) -> Any:
+        raise_it = torch.nn.Parameter.register_hook
+        run = arguments[1]
+        raise_it(next(run.model.parameters()), lambda gradient: gradient * float("inf"))
+        return real(*arguments)
+
+    real = loop.descend
+    monkeypatch.setattr(loop, "descend", infinite)
+    with pytest.raises(TrainingStopped, match="gradient norm"):
+        run(tmp_path, name="infinite")
+    kept = state.read(tmp_path / "classification/infinite/state")
+    assert kept and kept["step"] == 0 and all(t.isfinite().all() for t in kept["model"].values())
