@@ -37,7 +37,7 @@ def test_ratio_by_hand() -> None:
 @pytest.mark.parametrize(
     ("what", "figures"),
     [
-        ("data", {"data/pictures_per_second_per_core"}),
+        pytest.param("data", {"data/pictures_per_second_per_core"}, marks=pytest.mark.slow),
         ("scenes", {"scenes/per_second_per_process"}),
         ("startup", {"startup/help_seconds_over_empty_python"}),
     ],
