@@ -12,6 +12,19 @@ from retinue.backbones.backbone import Backbone, Features, Level, Origin, Prepro
 from retinue.backbones.weights import WeightsError, insert, read_tensors
 
 IMAGENET = Preprocessing()
+OPTIONS = frozenset(
+    [
+        "depths",
+        "drop_path_rate",
+        "drop_rate",
+        "embed_dim",
+        "img_size",
+        "num_heads",
+        "out_indices",
+        "output_stride",
+    ]
+)
+"""What may be asked of timm. Others name files and addresses (checkpoint_path), and a header may be hostile."""
 
 
 class FromTimm(Backbone):
@@ -71,12 +84,21 @@ class FromTimm(Backbone):
 
 
 def from_timm(name: str, weights: str | None = None, *, in_channels: int = 3, **options: Any) -> FromTimm:
-    """The timm model `name` without its classifier, with `options` of its own (`img_size=512`).
+    """The timm model `name` without its classifier, with some `options` of its own (`OPTIONS`: `img_size=512`).
 
     `weights`: None (random), "imagenet" (timm fetches its own default for this name), or a local file of the
     model's state. Networks of a fixed input size are opened for other sizes where they can be. Raises
-    WeightsError: timm is not installed, no such model, a model without a pyramid, or weights that do not fit.
+    WeightsError: timm is not installed, no such model, another option, a model without a pyramid, or weights that
+    do not fit. Names of models elsewhere ("hf-hub:owner/repo", "local-dir:path") are refused: give a file as `weights`.
     """
+    if ":" in name:
+        raise WeightsError(
+            f"timm/{name} names a model elsewhere: give timm's own name, and a file as weights"
+        )
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise WeightsError(
+            f"timm/{name} takes no option {', '.join(unknown)} here, only {', '.join(sorted(OPTIONS))}"
+        )
     timm = _timm()
     path = None if weights in (None, "imagenet") else Path(str(weights)).expanduser()
     arguments = dict(options, features_only=True, in_chans=in_channels, pretrained=weights == "imagenet")
@@ -105,7 +127,7 @@ def _timm() -> ModuleType:
 
 
 def _create(timm: ModuleType, name: str, arguments: dict[str, Any]) -> nn.Module:
-    if not timm.is_model(name) and ":" not in name:
+    if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
         raise WeightsError(f"timm has no model {name!r}; near it: {close}. timm.list_models() gives all")
     try:

@@ -1,4 +1,5 @@
 import json
+import socket
 import sys
 
 import pytest
@@ -173,3 +174,25 @@ def test_errors_say_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(WeightsError, match=r"pip install retinue\[timm\]"):
         from_timm("resnet10t")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm/hf-hub:evil/repo", {}),
+        ("timm/local-dir:/tmp/evil", {}),
+        ("timm/resnet10t", {"checkpoint_path": "/tmp/evil.pth"}),
+        ("timm/resnet10t", {"pretrained_cfg_overlay": {"url": "http://192.0.2.1/x"}}),
+        ("fpn", {"body": "timm/hf-hub:evil/repo"}),
+        ("fpn", {"body": "timm/resnet10t", "body_options": {"checkpoint_path": "/tmp/evil.pth"}}),
+    ],
+)
+def test_names_and_options_that_lead_elsewhere_are_refused_before_anything_is_opened(
+    name, options, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: asked.append(1))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: asked.append(2))
+    with pytest.raises(WeightsError, match=r"elsewhere|no option"):
+        build(name, **options)
+    assert asked == []
