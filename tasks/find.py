@@ -2,7 +2,10 @@
 
 import difflib
 import importlib
+import inspect
 import pkgutil
+import typing
+from typing import Any
 
 import retinue.tasks
 from retinue.datasets.targets import DataError
@@ -20,14 +23,20 @@ def modules() -> list[str]:
 
 
 def task_in(module: str) -> type[Task] | None:
-    """The one Task subclass that a module below `retinue.tasks` defines, or None."""
+    """The public Task subclass that a module below `retinue.tasks` defines, or None; DataError if there are several."""
     loaded = importlib.import_module(f"retinue.tasks.{module}")
     own = [
         value
         for value in vars(loaded).values()
         if isinstance(value, type) and issubclass(value, Task) and value.__module__ == loaded.__name__
+        if not value.__name__.startswith("_")
     ]
-    return own[0] if len(own) == 1 else None
+    if len(own) > 1:
+        raise DataError(
+            f"retinue.tasks.{module} defines several tasks, {', '.join(task.__name__ for task in own)}, but its path "
+            "names one. Make them one task with a setting, give each a file, or begin the names of bases with '_'"
+        )
+    return own[0] if own else None
 
 
 def names() -> list[str]:
@@ -53,3 +62,25 @@ def find(name: str) -> type[Task]:
 def name_of(task: type[Task]) -> str:
     """The module path that `find` takes back to this task."""
     return task.__module__.removeprefix("retinue.tasks.")
+
+
+def settings_of(task: str) -> dict[str, Any]:
+    """A task's own settings: the keyword-only parameters of its class -> their types."""
+    kind = find(task)
+    hints = typing.get_type_hints(kind.__init__)
+    return {name: hints.get(name, str) for name in _keyword_only(kind)}
+
+
+def settings_help(task: str) -> dict[str, str]:
+    """A task's own settings -> their type and default, as text."""
+    hints = settings_of(task)
+    shown = {
+        name: str(hints[name]).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+        for name in hints
+    }
+    return {name: f"{shown[name]} [{p.default}]" for name, p in _keyword_only(find(task)).items()}
+
+
+def _keyword_only(kind: type[Task]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(kind.__init__).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
