@@ -76,7 +76,7 @@ def _describe(architecture: str, member: Any) -> Weights:
         antialias=bool(transform.antialias),
     )
     if architecture == "googlenet":  # converted from TensorFlow; torchvision re-normalises inside the network
-        preprocessing = replace(preprocessing, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        preprocessing = replace(preprocessing, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), pad=())
     top1 = member.meta["_metrics"]["ImageNet-1K"]["acc@1"]
     found = PUBLISHED_HASH.search(member.url)
     return Weights(
@@ -205,6 +205,7 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
     if any(key.startswith("backbone.") for key in tensors):  # a model that we saved
         tensors = _without_prefix(tensors, "backbone.")
     classes = insert(backbone, tensors, str(path))
+    backbone.new_top = classes is None
     known = weights or next(iter(published(architecture).values()), None)
     if known is not None:
         backbone.prepare_for(known.preprocessing)

@@ -138,10 +138,6 @@ class Pictures:
         inputs = {key: [v.to(device) for v in values] for key, values in self.inputs.items()}
         return replace(self, pixels=pixels, inputs=inputs)
 
-    def split(self, pieces: int) -> list["Pictures"]:
-        """The batch in at most `pieces` parts, in order, none empty, their lengths differing by at most one."""
-        return [self[start:stop] for start, stop in split_bounds(len(self), pieces)]
-
     def __getitem__(self, part: slice) -> "Pictures":
         """Some of the pictures, on the same canvas."""
         return Pictures(
@@ -175,11 +171,15 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def collate(
-    samples: Sequence[Sample], pad: float = 0.0, divisor: int = 1, canvas: tuple[int, int] | None = None
+    samples: Sequence[Sample],
+    pad: float | Sequence[float] = 0.0,
+    divisor: int = 1,
+    canvas: tuple[int, int] | None = None,
 ) -> tuple[Pictures, list[Target]]:
     """Put samples on one canvas: the largest height and width, rounded up to a multiple of `divisor`.
 
-    `pad` is the value beside the pictures, in [0, 1]; `canvas` (height, width) asks for a larger one.
+    `pad` is the value beside the pictures, in [0, 1], one for all channels or one each; `canvas` (height, width) asks
+    for a larger one.
     Dense targets (`semantic`, `depth`, `normals`, `masks`, `clean`, `hole`) are not padded: they keep their picture's
     own size, `Pictures.sizes`.
     """
@@ -189,7 +189,8 @@ def collate(
     if all(size == (height, width) for size in sizes):
         pixels = torch.stack([to_tensor(s.image) for s in samples])
     else:
-        pixels = torch.full((len(samples), samples[0].image.shape[2], height, width), pad)
+        pixels = torch.empty(len(samples), samples[0].image.shape[2], height, width)
+        pixels[:] = torch.tensor(pad, dtype=torch.float32).view(-1, 1, 1)
         for canvas_picture, sample, (h, w) in zip(pixels, samples, sizes):
             canvas_picture[:, :h, :w] = to_tensor(sample.image)
     names = samples[0].inputs.keys()
