@@ -1,6 +1,6 @@
 """Backbone: a picture becomes feature maps, once. The only file of the backbones that a head must know."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,7 +30,9 @@ class Preprocessing:
     Pictures at a model's door are RGB in [0, 1]; `mean` and `std` are in that range and per input channel.
     `order` and `white` describe networks that were trained on BGR or on 0..255: the backbone converts.
     `resize` is the length of the shorter side and `crop` the side of the central square used to measure
-    `Weights.top1`; `pad` is the value, in [0, 1], on a padded canvas, whose sides are multiples of `divisor`.
+    `Weights.top1`; `pad` is the value of each channel, in [0, 1], on a padded canvas, whose sides are multiples of
+    `divisor`: one number for all, by default `mean`, which normalisation makes 0. Raises ValueError where `pad`
+    has another length than `mean`.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -41,8 +43,15 @@ class Preprocessing:
     crop: int = 224
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
-    pad: float = 0.0
+    pad: tuple[float, ...] = ()
     divisor: int = 1
+
+    def __post_init__(self) -> None:
+        one_for_all = isinstance(self.pad, (int, float))
+        pad = (self.pad,) * len(self.mean) if one_for_all else tuple(self.pad) or tuple(self.mean)
+        if len(pad) != len(self.mean):
+            raise ValueError(f"pad={pad} has {len(pad)} channels, mean={self.mean} has {len(self.mean)}")
+        object.__setattr__(self, "pad", pad)
 
     def for_channels(self, channels: int) -> "Preprocessing":
         """The same preparation for pictures with another number of channels.
@@ -50,16 +59,13 @@ class Preprocessing:
         One channel takes the mean over RGB; more channels repeat R, G, B cyclically.
         """
         n = len(self.mean)
-        mean: tuple[float, ...]
-        std: tuple[float, ...]
         if channels == n:
             return self
-        if channels == 1:
-            mean, std = (sum(self.mean) / n,), (sum(self.std) / n,)
-        else:
-            mean = tuple(self.mean[i % n] for i in range(channels))
-            std = tuple(self.std[i % n] for i in range(channels))
-        return replace(self, mean=mean, std=std)
+
+        def fit(values: tuple[float, ...]) -> tuple[float, ...]:
+            return (sum(values) / n,) if channels == 1 else tuple(values[i % n] for i in range(channels))
+
+        return replace(self, mean=fit(self.mean), std=fit(self.std), pad=fit(self.pad))
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,25 @@ class Top(nn.Module):
             head.replace_last(classes)  # type: ignore[operator]
 
 
+TAKEN, NEW = "taken_from", "made_new"
+"""Names of the marks on modules that `Backbone` explains."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is a batch norm, whose statistics freezing holds."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
 class Backbone(nn.Module):
     """A network that turns pictures into a pyramid of feature maps.
 
     A family sets `levels` and implements `trunk`; one that comes from a classifier implements `top` and names
     its modules as torchvision does, so that published weights load without translation.
+
+    What a task takes over from a backbone (`chop`, `cut`) keeps the backbone's rules: its modules carry their path in
+    the backbone as `taken_from`, by which a `Model` freezes them with the trunk and an optimizer gives them the
+    trunk's learning rate. What is new in a backbone around a backbone (FPN) carries `made_new`, and learns and thaws
+    with the heads.
 
     Level names are stages: `image` is the normalised picture itself (stride 1); `c1`..`c5` have strides 2 to
     32 in a plain pyramid; a backbone may declare further taps.
@@ -127,6 +147,8 @@ class Backbone(nn.Module):
     """Name of the builder that made it: `build(architecture, **options)` gives the same modules."""
     options: dict[str, Any]
     weights: Origin | None = None
+    new_top: bool = False
+    """Whether weights were loaded that had no classifier: what `chop` then hands over is new."""
     categories: tuple[str, ...] = ()
     """Names of the classes that the loaded classifier knows; empty where it is not a loaded one."""
 
@@ -227,10 +249,18 @@ class Backbone(nn.Module):
         if not self.top_modules or not hasattr(self, self.top_modules[0]):
             return None
         top = self.top()
+        if top and not self.new_top:
+            self._mark_taken([*top.embed.modules(), *top.auxiliary.modules()])
         for name in self.top_modules:
             if hasattr(self, name):
                 delattr(self, name)
         return top
+
+    def _mark_taken(self, modules: Iterable[nn.Module]) -> None:
+        places = {id(module): path for path, module in self.named_modules()}
+        for module in modules:
+            if id(module) in places:
+                setattr(module, TAKEN, places[id(module)])
 
     def cut(self, name: str) -> nn.Sequential:
         """Take off the named last stage, for a head that runs it itself (res5 per region in a C4 detector).
@@ -242,6 +272,7 @@ class Backbone(nn.Module):
             raise ValueError(f"{name!r} is not the last stage; the stages are {list(stages)}")
         removed = nn.Sequential(*stages[name])
         places = {id(module): path for path, module in self.named_modules()}
+        self._mark_taken(removed.modules())
         for module in removed:
             parent, _, attribute = places[id(module)].rpartition(".")
             setattr(self.get_submodule(parent), attribute, nn.Identity())
@@ -255,7 +286,7 @@ class Backbone(nn.Module):
         """Freeze all parts up to and including the stage `through` ("all", or None for no part).
 
         Frozen means no gradient and evaluation mode (batch norm, dropout, stochastic depth), whatever
-        `train()` is called later. `norm=True` freezes every batch norm of the backbone too, wherever it is.
+        `train()` is called later. `norm=True` freezes the batch norms too, wherever they are, but not new ones.
         Raises KeyError for an unknown stage.
         """
         names = list(self.stages())
@@ -271,15 +302,18 @@ class Backbone(nn.Module):
         for parameter in self.parameters():
             parameter.requires_grad_(True)
         for module in self._frozen():
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
+            module.requires_grad_(False)
         self.train(self.training)
+
+    def pretrained_stages(self) -> list[str]:
+        """The stages, in order, without those of new parts (an FPN's own)."""
+        return [name for name, part in self.stages().items() if not any(hasattr(m, NEW) for m in part)]
 
     def _frozen(self) -> list[nn.Module]:
         stages = self.stages()
         modules = [module for name in self.frozen_stages for module in stages.get(name, ())]
         if self.frozen_norm:
-            modules += [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            modules += [m for m in self.modules() if is_norm(m) and not hasattr(m, NEW)]
         return modules
 
     def train(self, mode: bool = True) -> "Backbone":

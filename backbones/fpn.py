@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
-from retinue.backbones.backbone import Backbone, Features, Level, Preprocessing, Top
+from retinue.backbones.backbone import NEW, TAKEN, Backbone, Features, Level, Preprocessing, Top
 
 Extra = Literal["pool", "p6p7", "p6p7_c5"]
 
@@ -21,7 +21,8 @@ class FPN(Backbone):
     same on c5 (RetinaNet, arXiv:1708.02002, section 4). `norm="batch"`: batch norm after the pyramid's
     convolutions, in place of their biases.
 
-    The body's stages come first, then the stage `fpn`: `freeze("c5")` freezes the body and leaves the pyramid.
+    The body's stages come first, then the stage `fpn`: `freeze("c5")` freezes the body and leaves the pyramid, whose
+    modules are marked as new.
     Parameters are named as in torchvision's FeaturePyramidNetwork, beside the body's under `body.`.
     Raises KeyError for a level that the body does not have, ValueError for an `extra` or `norm` that is none.
     """
@@ -41,6 +42,7 @@ class FPN(Backbone):
         self.body, self.reads, self.channels, self.extra = backbone, tuple(levels), channels, extra
         self.frozen_stages, self.frozen_norm = backbone.frozen_stages, backbone.frozen_norm
         self.weights, self.categories = backbone.weights, backbone.categories
+        self.new_top = backbone.new_top
         self.architecture = "fpn"
         self.options = {
             "body": backbone.architecture,
@@ -62,6 +64,8 @@ class FPN(Backbone):
             self.extra_blocks["p7"] = nn.Conv2d(channels, channels, 3, 2, 1)
         for module in self._pyramid():
             _initialise(module)
+            for part in module.modules():
+                setattr(part, NEW, True)
         self._declare()
 
     def _declare(self) -> None:
@@ -142,15 +146,23 @@ class FPN(Backbone):
 
     def chop(self) -> Top | None:
         """Take the body's classifier off."""
-        return self.body.chop()
+        top = self.body.chop()
+        self._prefix(top)
+        return top
 
     def cut(self, name: str) -> nn.Sequential:
         """Take off the body's last stage. Raises ValueError if it is another, or the pyramid reads it."""
         if name in self.reads or name == "fpn":
             raise ValueError(f"{name!r} cannot be cut off: the pyramid reads {list(self.reads)}")
         removed = self.body.cut(name)
+        self._prefix(removed)
         self.levels = {level: value for level, value in self.levels.items() if level != name}
         return removed
+
+    def _prefix(self, taken: nn.Module | None) -> None:
+        for module in taken.modules() if taken else ():
+            if hasattr(module, TAKEN):
+                setattr(module, TAKEN, f"body.{getattr(module, TAKEN)}")
 
     def freeze(self, through: str | None = "all", norm: bool | None = None) -> None:
         """As `Backbone.freeze`, over the body's stages and `fpn`; it replaces what was frozen of the body before."""

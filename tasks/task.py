@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from retinue.backbones.backbone import Backbone, Features
+from retinue.backbones.backbone import NEW, TAKEN, Backbone, Features, is_norm
 from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
 
 
@@ -49,8 +49,10 @@ class Task(nn.Module):
 
     A task is constructed as `TheTask(backbone, classes, **settings)`: it may take the backbone's classifier off
     (`Backbone.chop`) or its last stage (`Backbone.cut`). `settings` are keyword-only, plain values with defaults:
-    they are the task's options on the command line and are saved with the model. A module that defines one Task
-    subclass is found by its path; nothing is registered.
+    they are the task's options on the command line and are saved with the model.
+
+    A module that defines a Task is found by its path; nothing is registered. The path names one task, so a module
+    defines one whose name does not begin with "_" (bases may); variants of one paper (FCN-32s, 16s, 8s) are a setting.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -63,6 +65,22 @@ class Task(nn.Module):
     classes: ClassMap | None
     settings: dict[str, Any]
     """What it was constructed with: enough, with backbone and classes, to construct it again."""
+    resolved: ClassVar[frozenset[str]] = frozenset()
+    """Settings that `resolve_settings` works out from the training data: other data, other values."""
+
+    def attach(self, backbone: Backbone) -> None:
+        """Called once by the `Model`: for tasks that run the backbone themselves, on regions or scales.
+
+        Nothing by default. A task keeps it as `self.trunk = (backbone,)`: in a tuple it is no part of the task's
+        state, which would save it twice, and copies of the model still have their own.
+        """
+
+    def forget_classes(self) -> None:
+        """Begin anew with the layers that have an output a class: a saved model goes on with other classes."""
+        if self.classes is not None:
+            raise NotImplementedError(
+                f"{type(self).__name__} does not say which layers depend on its classes"
+            )
 
     def prepare(self, pictures: Pictures, targets: list[Target]) -> tuple[Pictures, list[Target]]:
         """What a task changes of a training batch before the backbone sees it (mixup); nothing by default.
@@ -111,6 +129,10 @@ class Task(nn.Module):
         return {}
 
 
+def _all_taken(module: nn.Module) -> bool:
+    return all(hasattr(part, TAKEN) for part in module.modules())
+
+
 class Model(nn.Module):
     """A backbone and the tasks that read its maps. One task is a dict of one.
 
@@ -122,11 +144,49 @@ class Model(nn.Module):
         backbone.chop()
         self.backbone = backbone
         self.tasks = nn.ModuleDict(tasks)
+        for task in tasks.values():
+            task.attach(backbone)
 
     @property
     def named_tasks(self) -> dict[str, Task]:
         """The tasks by name, in order: `tasks`, typed."""
         return dict(self.tasks.items())  # type: ignore[arg-type]
+
+    def freeze(self, through: str | None = "all", norm: bool | None = None) -> None:
+        """`Backbone.freeze`, which what the tasks took over from the backbone follows.
+
+        It lies above the trunk, and is frozen where all of the trunk is, new parts (an FPN's own) aside.
+        `through="pretrained"` is all but the new parts.
+        """
+        stages = self.backbone.pretrained_stages()
+        if through == "pretrained":
+            through = stages[-1] if stages else None
+        self.backbone.freeze(through, norm)
+        for module in self._taken():
+            module.requires_grad_(True)
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _taken(self) -> list[nn.Module]:
+        """The smallest modules that the tasks took over, so that what they replaced since is not among them."""
+        return [m for m in self.tasks.modules() if hasattr(m, TAKEN) and _all_taken(m)]
+
+    def _frozen(self) -> list[nn.Module]:
+        everything = set(self.backbone.frozen_stages) >= set(self.backbone.pretrained_stages())
+        return [m for m in self._taken() if everything or (self.backbone.frozen_norm and is_norm(m))]
+
+    def pretrained_parameters(self) -> set[nn.Parameter]:
+        """The backbone's, with what the tasks took over from it, without its new parts."""
+        own = [m for m in self.backbone.modules() if not hasattr(m, NEW)]
+        return {p for module in (*own, *self._taken()) for p in module.parameters(recurse=False)}
 
     def _features(self, pictures: Pictures, names: Collection[str]) -> Features:
         wanted = {level for name in names for level in self.named_tasks[name].levels}

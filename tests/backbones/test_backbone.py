@@ -224,6 +224,26 @@ def test_freezing_survives_a_copy_and_a_cut(network):
     assert trainable(twin) == trainable(network)
 
 
+# Padding
+
+
+def test_padding_is_nothing_after_normalisation():
+    network = resnet18()
+    assert network.preprocessing.pad == network.preprocessing.mean
+    canvas = torch.tensor(network.preprocessing.pad).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    assert torch.equal(network.normalise(canvas), torch.zeros(1, 3, 4, 4))
+    grey = Preprocessing().for_channels(1)
+    assert grey.pad == grey.mean and len(grey.mean) == 1
+    five = Preprocessing(pad=(0.1, 0.2, 0.3)).for_channels(5)
+    assert five.pad == (0.1, 0.2, 0.3, 0.1, 0.2)
+
+
+def test_padding_is_one_number_or_one_for_each_channel():
+    assert Preprocessing(pad=0.5).pad == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="2 channels"):
+        Preprocessing(pad=(0.1, 0.2))
+
+
 # Small things
 
 

@@ -147,12 +147,25 @@ def test_stages_freeze_through_the_body_and_the_pyramid(body):
     assert not any(m.training for m in pyramid.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_frozen_norm_holds_for_the_pyramid_too(body):
+def test_frozen_norm_holds_for_the_body_and_not_for_the_new_pyramid(body):
     pyramid = FPN(body, LEVELS, 16, norm="batch").train()
     pyramid.freeze(None, norm=True)
-    norms = [m for m in pyramid.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = {n: m for n, m in pyramid.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert len(norms) == 5 + 8
-    assert not any(m.training or m.weight.requires_grad for m in norms)
+    for name, norm in norms.items():
+        assert norm.training == norm.weight.requires_grad == (not name.startswith("body.")), name
+
+
+def test_what_is_taken_off_knows_its_place_below_the_body():
+    pyramid = FPN(build("vgg11", classes=2), ("c3", "c4"), 8)
+    stage, top = pyramid.cut("c5"), pyramid.chop()
+    assert stage[0].taken_from == "body.features.20"
+    assert [m.taken_from for m in top.embed if isinstance(m, nn.Linear)] == [
+        "body.classifier.0",
+        "body.classifier.3",
+    ]
+    assert not hasattr(top.last, "taken_from")
+    assert pyramid.pretrained_stages() == [name for name in pyramid.stages() if name != "fpn"]
 
 
 def test_chop_and_cut_reach_the_body():

@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from retinue.backbones import build
 from retinue.backbones.backbone import Level, Pixels
-from retinue.datasets.targets import Pictures
+from retinue.datasets.targets import ClassMap, Pictures
+from retinue.tasks import model_file
 from retinue.tasks.task import Model, Task, mean_over_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -128,3 +131,49 @@ def test_two_processes_with_uneven_shares_give_the_gradient_of_one(tmp_path):
     assert found.keys() == expected.keys() and len(found) == 2
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])
+
+
+class Regions(Task):
+    """Runs the backbone itself, on the upper half of the picture."""
+
+    needs, headline, levels = frozenset({"label"}), "none", ("image",)
+    classes, settings = None, {}
+
+    def __init__(self, backbone=None, classes=None):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def attach(self, backbone):
+        self.trunk = (backbone,)
+
+    def predict(self, features, pictures):
+        (backbone,) = self.trunk
+        return (self.scale * backbone(pictures.pixels[:, :, :2])["c1"].mean((1, 2, 3))).tolist()
+
+
+def test_a_task_that_keeps_the_backbone_is_saved_once_and_copies_have_their_own(
+    pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(model_file, "name_of", lambda _: "detection.regions")
+    monkeypatch.setattr(model_file, "find", lambda _: Regions)
+    backbone = build("resnet18")
+    model = Model(backbone, {"regions": Regions()}).eval()
+    assert [n for n in model.state_dict() if not n.startswith("backbone.")] == ["tasks.regions.scale"]
+    model_file.save(model, tmp_path / "it.safetensors", imgsz=32)
+    again, _ = model_file.load(tmp_path / "it.safetensors")
+    twin = copy.deepcopy(model)
+    for other in (again, twin):
+        assert other.named_tasks["regions"].trunk[0] is other.backbone is not backbone
+        assert other.predict(pictures) == model.predict(pictures)
+    with torch.no_grad():
+        twin.backbone.conv1.weight.zero_()
+    assert twin.predict(pictures) != model.predict(pictures) == again.predict(pictures)
+
+
+def test_a_task_with_classes_must_say_what_depends_on_them():
+    task = Mean()
+    task.classes = ClassMap(("a",))
+    with pytest.raises(NotImplementedError, match="Mean does not say"):
+        task.forget_classes()
+    task.classes = None
+    task.forget_classes()
