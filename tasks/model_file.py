@@ -11,9 +11,10 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import retinue.backbones
-from retinue.backbones.backbone import Preprocessing
+from retinue.backbones.backbone import Backbone, Origin, Preprocessing
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.find import find, name_of
 from retinue.tasks.task import Model
@@ -53,6 +54,7 @@ def header(model: Model, **facts: Any) -> dict[str, Any]:
             "options": backbone.options,
             "preprocessing": dataclasses.asdict(backbone.preprocessing),
             "weights": dataclasses.asdict(backbone.weights) if backbone.weights else None,
+            "new_top": backbone.new_top,
         },
         "tasks": {
             name: {
@@ -66,10 +68,9 @@ def header(model: Model, **facts: Any) -> dict[str, Any]:
     }
 
 
-def save(model: Model, path: Path, tensors: dict[str, Tensor] | None = None, **facts: Any) -> None:
-    """Write a model, atomically. `tensors` replaces its own state (averaged weights); `facts` join the header."""
-    state = model.state_dict() if tensors is None else tensors
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+def save(model: Model, path: Path, **facts: Any) -> None:
+    """Write a model, atomically. `facts` join the header."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"retinue": json.dumps(header(model, **facts))}
     data = safetensors.torch.save(plain, metadata)
     write_atomically(Path(path), lambda file: file.write(data))
@@ -112,9 +113,21 @@ def _is_complete(value: dict[str, Any]) -> bool:
         isinstance(backbone.get("architecture"), str)
         and isinstance(backbone.get("options"), dict)
         and isinstance(backbone.get("preprocessing"), dict)
+        and _is_origin(backbone.get("weights"))
         and all(isinstance(task, dict) and isinstance(task.get("module"), str) for task in tasks.values())
         and all(isinstance(task.get("settings"), dict) for task in tasks.values())
         and all(_is_class_map(task.get("classes", 0)) for task in tasks.values())
+    )
+
+
+def _is_origin(value: Any) -> bool:
+    if value is None:
+        return True
+    texts = isinstance(value, dict) and {"source", "licence"} <= value.keys() <= {"source", "licence", "top1"}
+    return (
+        texts
+        and all(isinstance(value[name], str) for name in ("source", "licence"))
+        and isinstance(value.get("top1"), (int, float, type(None)))
     )
 
 
@@ -131,15 +144,24 @@ def _largest(value: Any) -> float:
     return value if isinstance(value, (int, float)) else 0
 
 
-def construct(value: dict[str, Any]) -> Model:
-    """The model that a header describes, its weights at random."""
-    described = value["backbone"]
+def construct_backbone(described: dict[str, Any]) -> Backbone:
+    """The backbone that a header describes, with its preprocessing and origin, its weights at random."""
     # None stands in the way of a header that names weights to fetch.
     backbone = retinue.backbones.build(described["architecture"], None, **described["options"])
     kept: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in described["preprocessing"].items()
     }
     backbone.prepare_for(Preprocessing(**kept))
+    backbone.weights = Origin(**described["weights"]) if described.get("weights") else None
+    for part in (backbone, getattr(backbone, "body", None)):
+        if isinstance(part, Backbone):
+            part.new_top = bool(described.get("new_top"))
+    return backbone
+
+
+def construct(value: dict[str, Any]) -> Model:
+    """The model that a header describes, its weights at random."""
+    backbone = construct_backbone(value["backbone"])
     tasks = {}
     for name, task in value["tasks"].items():
         classes = ClassMap.from_json(task["classes"]) if task["classes"] else None
@@ -147,11 +169,29 @@ def construct(value: dict[str, Any]) -> Model:
     return Model(backbone, tasks)
 
 
+RANDOM_FILLS = (
+    *(Tensor.normal_, Tensor.uniform_),
+    *(torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_),
+)
+
+
+class _NothingRandom(TorchFunctionMode):
+    """Within, tensors are not filled with random numbers, which takes most of a construction's time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As `func`, but the random fills return the tensor as it is."""
+        kwargs = kwargs or {}
+        if func in RANDOM_FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A saved model in evaluation mode, and its header. DataError where the file is not whole or not ours."""
     value = read_header(path)
     try:
-        model = construct(value)
+        with _NothingRandom():
+            model = construct(value)
         tensors = safetensors.torch.load_file(str(path))
         model.load_state_dict(tensors)
     except Exception as error:  # a damaged or hostile header may fail in any way
