@@ -4,11 +4,11 @@ import re
 from typing import Any
 
 import retinue.backbones
-from retinue.backbones.backbone import Backbone
+from retinue.backbones.backbone import TAKEN, Backbone
 from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
-from retinue.tasks.find import find, name_of
-from retinue.tasks.task import Model
+from retinue.tasks.find import find
+from retinue.tasks.task import Model, Task
 from retinue.tools.open_model import find_weights
 from retinue.tools.options import Train, UsageError
 from retinue.tools.progress import Log
@@ -16,63 +16,123 @@ from retinue.tools.progress import Log
 
 def build_model(options: Train, settings: dict[str, Any], splits: dict[str, Any], log: Log) -> Model:
     """The model: from a saved one, or a backbone with the task's new head on it; frozen as `tune` says."""
-    classes = splits["train"].classes
-    kind = find(options.task)
-    model = continued(options, settings, classes, log) if options.model else None
-    if model is None:
+    if options.model:
+        model = continued(options, settings, splits["train"], log)
+    else:
         backbone = retinue.backbones.build(options.backbone, options.weights, in_channels=options.channels)
-        if not options.weights and not options.model:
+        if not options.weights:
             log(f"{options.backbone} from scratch; weights=imagenet starts from the published weights")
-        if options.method != "descend":
-            settings = getattr(kind, "FITTED", {}) | settings
-        settings = kind.resolve_settings(settings, splits["train"])
-        name = options.task.rpartition(".")[2]
-        model = Model(backbone, {name: kind(backbone, classes, **settings)})  # type: ignore[call-arg]
-    tune(model.backbone, options.tune, options.frozen_norm)
+        model = with_new_head(backbone, options.task.rpartition(".")[2], options, settings, splits["train"])
+    tune(model, options.tune, options.frozen_norm)
     counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log(f"model: {options.backbone}, {total / 1e6:.2f} M parameters, {counted / 1e6:.2f} M of them trained")
     return model
 
 
-def continued(options: Train, settings: dict[str, Any], classes: Any, log: Log) -> Model | None:
-    """The saved model of `options.model`, whole where task and classes are the same.
+def rebuild_model(options: Train, saved: dict[str, Any]) -> Model:
+    """The model of a run that is resumed: built as its state says; the weights follow."""
+    model = model_file.construct(saved["built"])
+    tune(model, options.tune, options.frozen_norm)
+    return model
 
-    Otherwise None, and `options` then say that its backbone's weights are to be used under a new head.
+
+def continued(options: Train, settings: dict[str, Any], train_set: Any, log: Log) -> Model:
+    """The saved model of `options.model`, made ready for these data and settings.
+
+    All of its backbone is kept: options, preprocessing, origin, weights, and what its tasks had taken over from it.
+    Where it has the task, its settings hold but for those that are asked for, and of its weights those that fit:
+    other classes get new last layers, a setting that changes shapes (`head`) new layers there. The log says which.
     """
-    if options.weights and not options.resume:
+    if options.weights:
         raise UsageError(f"model={options.model} holds its own weights; leave out weights={options.weights}")
     path = find_weights(options.model or "")
     if path is None:
         raise DataError(
             f"model={options.model}: no such file or run; published weights are named by weights="
         )
-    header = model_file.read_header(path)
-    options.backbone = header["backbone"]["architecture"]
-    options.channels = header["backbone"]["options"].get("in_channels", 3)
-    module = name_of(find(options.task))
-    same = [
-        t
-        for t in header["tasks"].values()
-        if t["module"] == module and t["classes"] and t["classes"]["names"] == list(classes.names)
-    ]
-    if same and not settings:
-        log(f"weights of {path}, head included")
-        return model_file.load(path)[0].train()
-    log(f"weights of {path}'s {options.backbone} under a new head")
-    options.weights = str(path)
-    return None
+    saved, header = model_file.load(path)
+    backbone = model_file.construct_backbone(header["backbone"])
+    restore_backbone(backbone, saved)
+    options.backbone, options.channels = backbone.architecture, backbone.in_channels
+    kind = find(options.task)
+    name, old = next(
+        ((name, task) for name, task in saved.named_tasks.items() if type(task) is kind),
+        (options.task.rpartition(".")[2], None),
+    )
+    if old is not None:
+        settings = {k: v for k, v in old.settings.items() if k not in kind.resolved} | settings
+    model = with_new_head(backbone, name, options, settings, train_set)
+    log(f"weights of {path}'s {options.backbone}" + dropped(saved, name if old is not None else None))
+    if old is None:
+        log(f"{name}: a new head")
+    else:
+        log(f"{name}: {keep_head(model.named_tasks[name], old)}")
+    return model
 
 
-def tune(backbone: Backbone, what: str, frozen_norm: bool) -> None:
-    """Freeze what does not descend: nothing (all), the backbone (head), or all but its last K stages."""
-    stages = [name for name in backbone.stages() if re.fullmatch(r"c\d", name)] or list(backbone.stages())
+def with_new_head(
+    backbone: Backbone, name: str, options: Train, settings: dict[str, Any], train_set: Any
+) -> Model:
+    """The task of `options` on a backbone, its settings resolved on the training pictures."""
+    kind = find(options.task)
+    if options.method != "descend":
+        settings = getattr(kind, "FITTED", {}) | settings
+    settings = kind.resolve_settings(settings, train_set)
+    return Model(backbone, {name: kind(backbone, train_set.classes, **settings)})  # type: ignore[call-arg]
+
+
+def restore_backbone(backbone: Backbone, saved: Model) -> None:
+    """Give a backbone that is built like a saved model's its weights, those that tasks had taken over included."""
+    state = saved.backbone.state_dict()
+    for module in saved.tasks.modules():
+        path = getattr(module, TAKEN, None)
+        if path is not None:
+            state |= {f"{path}.{key}": value for key, value in module.state_dict().items()}
+    own = backbone.state_dict()
+    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    backbone.load_state_dict(fits, strict=False)
+
+
+def keep_head(task: Task, old: Task) -> str:
+    """Copy the layers of a saved task that fit; its last ones only for the same classes. Returns what was kept."""
+    theirs = dict(old.named_modules())
+    new = []
+    for path, module in task.named_modules():
+        own = {key: value.shape for key, value in module.state_dict().items() if "." not in key}
+        if not own:
+            continue
+        given = theirs[path].state_dict() if path in theirs else {}
+        if {key: value.shape for key, value in given.items() if "." not in key} == own:
+            module.load_state_dict({key: given[key] for key in own}, strict=False)
+        else:
+            new.append(path)
+    if old.classes and (task.classes is None or task.classes.names != old.classes.names):
+        task.forget_classes()
+        return "its head kept, with new last layers for other classes" + (f"; new: {new}" if new else "")
+    return f"its head kept but for new {', '.join(new)}" if new else "its head kept"
+
+
+def dropped(saved: Model, name: str | None) -> str:
+    """What the log says of the saved model's tasks that are not trained on."""
+    others = [other for other in saved.named_tasks if other != name]
+    return f", without its {', '.join(others)}" if others else ""
+
+
+def tune(model: Model, what: str, frozen_norm: bool) -> None:
+    """Freeze what does not descend: nothing (all), all that is pretrained (head), or all but its last K stages.
+
+    With `head`, new parts of a backbone (an FPN's own) learn too, and what a task took over from it (fc6) does not.
+    """
+    stages = [name for name in model.backbone.pretrained_stages() if re.fullmatch(r"c\d", name)]
+    stages = stages or model.backbone.pretrained_stages()
     if what == "all":
-        backbone.freeze(None, norm=frozen_norm)
+        through = None
     elif what == "head":
-        backbone.freeze("all", norm=frozen_norm)
+        through = "pretrained"
     elif what.isdigit():
         below = stages[: -int(what)] if int(what) else stages
-        backbone.freeze(below[-1] if int(what) and below else ("all" if below else None), norm=frozen_norm)
+        through = (below[-1] if int(what) else "pretrained") if below else None
     else:
         raise UsageError(f"tune={what}: say all, head, or how many of the last stages of {', '.join(stages)}")
+    model.freeze(through, norm=frozen_norm)

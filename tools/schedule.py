@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retinue.tasks.task import Model
 from retinue.tools.options import Train
 
 
@@ -74,16 +75,18 @@ class Ema:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, backbone_lr: float, weight_decay: float
+    model: Model, lr: float, backbone_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Optimizer groups: backbone and heads with their own rates; biases and norms (1-d tensors) without decay.
 
+    What tasks took over from the backbone (fc6, res5) has its rate; what is new in it (a pyramid) has the heads'.
     Frozen parameters are left out; empty groups too. `base_lr` keeps each group's rate before the schedule.
     """
+    pretrained = model.pretrained_parameters()
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("backbone."), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((parameter in pretrained, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
