@@ -35,6 +35,10 @@ class Scenes:
     """Classes of `label` and `box_labels`."""
     semantic_classes = ClassMap(("background", *KINDS))
     """Classes of `semantic`; ground, walls and sky are background, object class c is c + 1."""
+    rendered = True
+    """A sample costs more to make than to keep."""
+    whole_pictures = True
+    """`label` is the largest object's: a part of the picture may show another."""
     keys = frozenset(
         {"label", "boxes", "box_labels", "crowd", "area", "masks", "semantic", "depth", "normals"}
     )

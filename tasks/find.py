@@ -72,13 +72,8 @@ def settings_of(task: str) -> dict[str, Any]:
 
 
 def settings_help(task: str) -> dict[str, str]:
-    """A task's own settings -> their type and default, as text."""
-    hints = settings_of(task)
-    shown = {
-        name: str(hints[name]).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
-        for name in hints
-    }
-    return {name: f"{shown[name]} [{p.default}]" for name, p in _keyword_only(find(task)).items()}
+    """A task's own settings -> their defaults, as text."""
+    return {name: f"[{parameter.default}]" for name, parameter in _keyword_only(find(task)).items()}
 
 
 def _keyword_only(kind: type[Task]) -> dict[str, inspect.Parameter]:

@@ -90,6 +90,17 @@ class Task(nn.Module):
         """
         return pictures, targets
 
+    FITTED: ClassVar[dict[str, Any] | None] = None
+    """Default settings of a task whose last layer may be fitted to cached features; None: it is only descended."""
+
+    def embed(self, features: Features) -> Tensor:
+        """The features (n, d) that `fit` reads."""
+        raise NotImplementedError
+
+    def fit(self, features: np.ndarray, labels: np.ndarray, method: Any = "linear", seed: int = 0) -> None:
+        """Fit the last layer to features (n, d) of the training pictures and their labels (n,)."""
+        raise NotImplementedError
+
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """Named scalar losses of a batch; their sum is descended. Normalise with `mean_over_ranks`."""
         raise NotImplementedError

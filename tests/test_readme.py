@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from retinue.tasks.find import settings_of
 from retinue.tools.command import parse
 from retinue.tools.options import COMMANDS, make
-from retinue.tools.setup import task_settings_of
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_commands_and_options_exist(line: str) -> None:
     if "--help" in words:
         assert command in COMMANDS
         return
-    extra = task_settings_of("classification") if command == "train" else {}
+    extra = settings_of("classification") if command == "train" else {}
     options, _ = make(command, parse([w.strip("'") for w in words], command), extra)
     assert options
 

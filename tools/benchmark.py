@@ -154,7 +154,7 @@ def bench_data(options: Bench) -> dict[str, float]:
         paths = find_pictures([options.data or folder])[:200]
         recipe, rng = detection_style(512), np.random.default_rng(0)
         boxes = np.array([[100, 100, 200, 180], [50, 40, 300, 200], [10, 10, 60, 90]], np.float32)
-        targets = {"boxes": boxes, "box_labels": np.zeros(3, np.int64)}
+        targets: dict[str, np.ndarray] = {"boxes": boxes, "box_labels": np.zeros(3, np.int64)}
 
         def read_all() -> float:
             begin = time.perf_counter()

@@ -1,12 +1,13 @@
 """The `retinue` command: words in, one tool called, an exit status out. Imports nothing slow by itself."""
 
+import dataclasses
 import importlib
 import os
 import sys
 import traceback
 from typing import Any
 
-from retinue.tools.options import COMMANDS, UsageError, closest, help_text
+from retinue.tools.options import COMMANDS, UsageError, closest, help_text, make
 
 USAGE = """retinue: one backbone, every vision task
 
@@ -29,6 +30,12 @@ POSITIONAL = {
     "check": "data",
     "list": "what",
     "bench": "what",
+}
+NEEDS_SUBJECT = {
+    "train": "train what? e.g. `retinue train classification`; `retinue list tasks` names all",
+    "eval": "evaluate what? e.g. `retinue eval runs/classification/resnet18 data=photos`",
+    "predict": "predict with what, on what? e.g. `retinue predict runs/classification/resnet18 photo.jpg`",
+    "check": "check what? e.g. `retinue check photos/`",
 }
 
 
@@ -59,7 +66,8 @@ def parse(words: list[str], command: str) -> dict[str, Any]:
         elif command == "predict":
             sources.append(word)
         else:
-            raise UsageError(f"what is {word!r}? Options of {command} are KEY=VALUE")
+            meant = f"; did you mean data={word}?" if os.path.exists(word) else ""
+            raise UsageError(f"what is {word!r}? Options of {command} are KEY=VALUE{meant}")
     if command == "predict":
         given = settings.get("source")
         settings["source"] = ([given] if given else []) + sources
@@ -84,9 +92,10 @@ def main(words: list[str] | None = None) -> int:
                 f"no command {command!r}{closest(command, COMMANDS) or '; see `retinue --help`'}"
             )
         if "-h" in rest or "--help" in rest:
-            print(help_text(command))
+            print(help_text(command) + task_help(command, rest))
             return 0
         settings = parse(rest, command)
+        check_early(command, settings)
         tool = importlib.import_module(f"retinue.tools.{MODULES.get(command, command)}")
         return int(tool.run(settings) or 0)
     except KeyboardInterrupt:
@@ -97,6 +106,27 @@ def main(words: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         return report(error)
+
+
+def check_early(command: str, settings: dict[str, Any]) -> None:
+    """Find what is wrong with the options before anything slow is imported; a task's own are left for later."""
+    if not settings.get(POSITIONAL[command]) and not settings.get("resume") and command in NEEDS_SUBJECT:
+        raise UsageError(NEEDS_SUBJECT[command])
+    own = {option.name for option in dataclasses.fields(COMMANDS[command])}
+    make(
+        command,
+        {k: v for k, v in settings.items() if k.replace("-", "_") in own} if command == "train" else settings,
+    )
+
+
+def task_help(command: str, words: list[str]) -> str:
+    """The own settings of the task that stands among the words, where help on training it is asked for."""
+    task = next((word for word in words if not word.startswith("-") and "=" not in word), None)
+    if command != "train" or task is None:
+        return ""
+    find = importlib.import_module("retinue.tasks.find")
+    lines = [f"  {name:<15} {kind}" for name, kind in find.settings_help(task).items()]
+    return "\n".join([f"\n\nSettings of {task}: {find.find(task).__doc__}", *lines])
 
 
 def report(error: Exception) -> int:

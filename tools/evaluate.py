@@ -1,6 +1,7 @@
 """Evaluate a model on data, from pixels: one path for training's validation and for `retinue eval`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def figures(metrics: dict[str, Metric]) -> dict[str, float]:
 
 
 def eval_loader(
-    task: Task, dataset: Any, side: int, workers: int, pad: float = 0.0, divisor: int = 1
+    task: Task, dataset: Any, side: int, workers: int, pad: float | Sequence[float] = 0.0, divisor: int = 1
 ) -> Loader:
     """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
     return Loader(

@@ -16,6 +16,10 @@ Key = tuple[int, int]
 """(epoch, index): what a worker needs to know to draw a sample's augmentation."""
 
 
+KEPT = 256 * 2**20
+"""Bytes of rendered samples that each loading process keeps."""
+
+
 class View:
     """A data set seen through a transform. Reading errors come back as values, so that their text stays clean.
 
@@ -33,14 +37,27 @@ class View:
     ) -> None:
         self.dataset, self.transform, self.keys = dataset, transform, keys
         self.seed, self.file_frame = seed, file_frame
+        self.kept: dict[int, Sample] = {}
+        self.kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, index: int) -> Sample:
-        """The sample before any transform; indices past the end begin again, so that mosaic may draw any."""
-        sample = self.dataset[index % len(self.dataset)]
-        return sample.with_(targets={k: v for k, v in sample.targets.items() if k in self.keys})
+        """The sample before any transform; indices past the end begin again, so that mosaic may draw any.
+
+        What is rendered costs more than it weighs: samples of a data set that is `rendered` are kept, up to KEPT.
+        """
+        index %= len(self.dataset)
+        if index in self.kept:
+            return self.kept[index]
+        sample = self.dataset[index]
+        sample = sample.with_(targets={k: v for k, v in sample.targets.items() if k in self.keys})
+        size = sample.image.nbytes + sum(value.nbytes for value in sample.targets.values())
+        if getattr(self.dataset, "rendered", False) and self.kept_bytes + size <= KEPT:
+            self.kept[index] = sample
+            self.kept_bytes += size
+        return sample
 
     def __getitem__(self, key: Key) -> Sample | DataError:
         epoch, index = key
@@ -57,7 +74,7 @@ class View:
 class Collate:
     """Samples -> (Pictures, targets); a sample that is an error makes the batch that error."""
 
-    def __init__(self, pad: float, divisor: int) -> None:
+    def __init__(self, pad: float | Sequence[float], divisor: int) -> None:
         self.pad, self.divisor = pad, divisor
 
     def __call__(self, samples: Sequence[Sample | DataError]) -> tuple[Pictures, list[Target]] | DataError:
@@ -110,7 +127,12 @@ class Loader:
     """
 
     def __init__(
-        self, view: View, workers: int = 0, pad: float = 0.0, divisor: int = 1, pin_memory: bool = False
+        self,
+        view: View,
+        workers: int = 0,
+        pad: float | Sequence[float] = 0.0,
+        divisor: int = 1,
+        pin_memory: bool = False,
     ) -> None:
         self.order = _Order()
         self.loader: DataLoader[Any] = DataLoader(

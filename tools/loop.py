@@ -1,6 +1,10 @@
 """An epoch of training, from wherever it stopped."""
 
+import contextlib
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from hashlib import sha256
 
 import torch
@@ -11,7 +15,7 @@ from retinue.tools import state
 from retinue.tools.loader import epoch_batches, share
 from retinue.tools.progress import counting
 from retinue.tools.setup import Setup
-from retinue.tools.step import descend
+from retinue.tools.step import TrainingStopped, descend
 from retinue.tools.training_run import Run, set_rates
 
 
@@ -22,7 +26,10 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
     keys = [[(run.epoch, int(i)) for i in share(b, rank, ranks)] for b in order]
     run.model.train()
     saved_at = time.monotonic()
-    with counting(f"epoch {run.epoch + 1}/{options.epochs}", setup.log, batches) as progress:
+    with (
+        counting(f"epoch {run.epoch + 1}/{options.epochs}", setup.log, batches) as progress,
+        asked_to_stop() as asked,
+    ):
         progress(run.step)
         for pictures, targets in setup.train_loader.batches(keys[run.step :]):
             set_rates(setup, run, run.epoch * batches + run.step, batches)
@@ -36,11 +43,40 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
                 run.ema.update(run.model)
             run.step += 1
             progress(1, f"loss {sum(losses.values()):.3f}")
+            if asked and ranks == 1:
+                save_state(setup, run)
+                raise TrainingStopped(
+                    f"stopped as asked, after a whole step; go on with resume={setup.folder}"
+                )
             if time.monotonic() - saved_at > 60 * options.save_minutes and run.step < batches:
                 save_state(setup, run)
                 saved_at = time.monotonic()
     if ranks > 1:
         share_buffers(run)
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that fills when the process is asked to stop (Ctrl-C, SIGTERM), for a step to end whole and be saved.
+
+    The second Ctrl-C interrupts at once. Only the main thread can be asked.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:

@@ -13,7 +13,8 @@ from retinue.tools.setup import Setup
 from retinue.tools.step import TrainingStopped, descend
 from retinue.tools.training_run import Run, start
 
-LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 80
+LOWEST, STEPS = 1e-6, 80
+HIGHEST = {"adamw": 0.1, "sgd": 1.0}
 SMOOTHING = 0.9
 """Of the loss over steps, corrected for its start."""
 
@@ -53,7 +54,7 @@ def _sweep(setup: Setup, run: Run) -> tuple[list[float], list[float]]:
             order.append(batch)
             keys.append([(epoch, int(i)) for i in share(batch, setup.rank, setup.ranks)])
         epoch += 1
-    rates = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
+    rates = np.geomspace(LOWEST, HIGHEST[options.optimizer], STEPS).tolist()
     losses: list[float] = []
     smooth = 0.0
     run.model.train()

@@ -77,7 +77,7 @@ def with_new_head(
     """The task of `options` on a backbone, its settings resolved on the training pictures."""
     kind = find(options.task)
     if options.method != "descend":
-        settings = getattr(kind, "FITTED", {}) | settings
+        settings = (kind.FITTED or {}) | settings
     settings = kind.resolve_settings(settings, train_set)
     return Model(backbone, {name: kind(backbone, train_set.classes, **settings)})  # type: ignore[call-arg]
 

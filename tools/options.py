@@ -47,7 +47,9 @@ class Train:
     epochs: int = _option(10, "passes over the training data", least=1)
     batch: int = _option(32, "pictures a step, over all processes", least=1)
     imgsz: int | None = _option(
-        None, "side of the network's input; default: 128 for scenes, 224 else", least=1
+        None,
+        "side of the network's input; default: 64 for scenes, 224 else (256 for fitted features)",
+        least=1,
     )
     optimizer: Literal["adamw", "sgd"] = _option("adamw", "adamw or sgd (Nesterov)")
     lr: str = _option("0.001", "learning rate of the head; `find` runs the LR range test first")
@@ -85,7 +87,7 @@ class Train:
     tensorboard: bool = _option(False, "log there too (pip install retinue[tensorboard])")
     project: str = _option("runs", "folder of all runs")
     name: str | None = _option(None, "the run's name; default: the backbone's")
-    exist_ok: bool = _option(False, "write into a run's folder that is there already")
+    exist_ok: bool = _option(False, "replace the run of that name")
     json: str | None = _option(None, "write the figures to this file too; - is standard output")
 
 
@@ -121,7 +123,7 @@ class Predict:
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
     project: str = _option("runs/predict", "folder of the results")
     name: str | None = _option(None, "the results' name; default: the model's")
-    exist_ok: bool = _option(False, "write into a folder that is there already")
+    exist_ok: bool = _option(False, "replace the results of that name")
     json: str | None = _option(None, "write the results to this file too; - is standard output")
 
 
@@ -155,7 +157,7 @@ class Bench:
     json: str | None = _option(None, "write the figures to this file too; - is standard output")
 
 
-COMMANDS: dict[str, type] = {
+COMMANDS: dict[str, type[Any]] = {
     "train": Train,
     "eval": Eval,
     "predict": Predict,
@@ -268,10 +270,17 @@ def check_file(name: str, path: str) -> None:
 def help_text(command: str) -> str:
     """The command's help: one line an option, with its default."""
     kind = COMMANDS[command]
+    hints = typing.get_type_hints(kind)
     lines = [f"retinue {command}: {kind.__doc__}", ""]
     for option in fields(kind):
         default = "" if option.default is MISSING or option.default in (None, "") else f" [{option.default}]"
-        lines.append(f"  {option.name:<15} {option.metadata.get('help', '')}{default}")
+        text = option.metadata.get("help", "")
+        choices = (
+            typing.get_args(hints[option.name]) if typing.get_origin(hints[option.name]) is Literal else ()
+        )
+        if not all(str(choice) in text for choice in choices):
+            text += f" ({', '.join(map(str, choices))})"
+        lines.append(f"  {option.name:<15} {text}{default}")
     return "\n".join(lines)
 
 

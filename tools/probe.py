@@ -52,7 +52,7 @@ def probe(setup: Setup) -> Path:
     where there are fewer pictures than shots: before there is any folder.
     """
     task, options, log = setup.task, setup.options, setup.log
-    if not hasattr(task, "fit"):
+    if task.FITTED is None:
         raise UsageError(
             f"method={options.method}: {options.task} is not fitted but descended; leave method out"
         )
@@ -198,10 +198,11 @@ def from_scratch(setup: Setup, chosen: np.ndarray, seed: int) -> float:
     view = View(own.train_set, task.train_transform(setup.side), task.needs, seed)
     own.train_loader = Loader(view, 0)
     run = start(own)
+    setup.accelerator.free_memory()  # it would keep every model that it has seen
     for _ in range(options.epochs):
         train_epoch(own, run, -(-len(chosen) // options.batch))
         run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
-    assert setup.val_loader is not None
+    assert setup.val_loader is not None and setup.val_set is not None
     metrics = evaluate.collect(
         run.model,
         setup.val_loader,

@@ -1,11 +1,9 @@
 """From options to everything that a training run stands on: device, data, model, loaders, and the run's folder."""
 
 import contextlib
-import inspect
 import math
 import random
 import sys
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,7 +23,7 @@ from retinue.datasets.formats import describe, open_splits
 from retinue.datasets.targets import DataError, Transform
 from retinue.datasets.transforms import Compose, load_albumentations
 from retinue.tasks import model_file
-from retinue.tasks.find import find
+from retinue.tasks.find import settings_of
 from retinue.tasks.task import Model, Task
 from retinue.tools import run_folder, state
 from retinue.tools.devices import resolve_device, resolve_precision
@@ -170,6 +168,10 @@ def prepare(settings: dict[str, Any]) -> Setup:
     seed_everything(options)
     splits, side = open_data(options, log)
     saved = state.read(Path(options.resume) / "state") if options.resume else None
+    if saved is not None and not (isinstance(saved, dict) and {"model", "built", "data"} <= saved.keys()):
+        raise DataError(
+            f"{options.resume}/state/state.pt does not fit this run: no state of ours; start a new run with model="
+        )
     if saved is None:
         model = build_model(options, task_settings, splits, log)
     else:
@@ -180,7 +182,7 @@ def prepare(settings: dict[str, Any]) -> Setup:
         options, task_settings, accelerator, device, precision, log, splits, model, side, saved=saved
     )
     if saved is not None:
-        check_same_data(setup, saved.get("data", {}))
+        check_same_data(setup, saved["data"])
     open_loaders(setup)
     return setup
 
@@ -205,11 +207,14 @@ def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
             raise UsageError(
                 "train what? e.g. `retinue train classification`; `retinue list tasks` names all"
             )
-        return make("train", settings, task_settings_of(settings["task"]))
+        options, task_settings = make("train", settings, settings_of(settings["task"]))
+        if options.shots and options.method == "descend":
+            raise UsageError(f"shots={options.shots} belongs to method=linear or method=svm")
+        return options, task_settings
     folder = Path(settings["resume"])
     kept = run_folder.read_args(folder)
-    options, task_settings = make("train", kept, task_settings_of(kept["task"]))
-    asked, asked_task = make("train", settings, task_settings_of(kept["task"]))
+    options, task_settings = make("train", kept, settings_of(kept["task"]))
+    asked, asked_task = make("train", settings, settings_of(kept["task"]))
     for key, value in {
         **{k: getattr(asked, k.replace("-", "_"), None) for k in settings},
         **asked_task,
@@ -230,14 +235,6 @@ def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
 def plain(value: Any) -> Any:
     """As it would be read back from yaml: tuples are lists."""
     return yaml.safe_load(yaml.safe_dump(list(value) if isinstance(value, tuple) else value))
-
-
-def task_settings_of(task: str) -> dict[str, Any]:
-    """The task's own settings: keyword-only parameters of its class -> their types."""
-    kind = find(task)
-    hints = typing.get_type_hints(kind.__init__)
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    return {p.name: hints.get(p.name, str) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def seed_everything(options: Train) -> None:
@@ -273,7 +270,7 @@ def default_side(options: Train) -> int:
     if options.model and (path := find_weights(options.model)):
         return int(model_file.read_header(path)["imgsz"])
     if options.data.partition(":")[0] == "scenes":
-        return 128
+        return 64
     return 224 if options.method == "descend" else 256
 
 

@@ -61,9 +61,12 @@ def descend_epochs(setup: Setup) -> None:
         run.restore(setup.saved)
         setup.log(f"resumed at epoch {run.epoch + 1}, step {run.step}")
     else:
-        save_state(
-            setup, run
-        )  # from now on a resume needs neither the weights nor the model that it began with
+        if options.resume:
+            setup.log("no state was saved yet: the run starts from its beginning")
+        if setup.val_set is None:
+            setup.log("no val or test split: nothing is validated, and the last epoch counts as the best")
+        # From now on a resume needs neither the weights nor the model that it began with.
+        save_state(setup, run)
     batches = batches_an_epoch(len(setup.train_set), options.batch, setup.ranks)
     while run.epoch < options.epochs and not out_of_patience(setup, run):
         train_epoch(setup, run, batches)
@@ -115,9 +118,8 @@ def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
     shown = [name, *(k for k in ("top5", "loss") if k in values and k != name)]
     losses = " ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in row.items() if k.startswith("train/"))
     figures = " ".join(f"{k} {values[k]:.4f}" for k in shown if k in values)
-    log(
-        f"epoch {run.epoch + 1}/{options.epochs}: {losses} | {figures}{' (best)' if best and figures else ''}"
-    )
+    shown_figures = f" | {figures}{' (best)' if best else ''}" if figures else ""
+    log(f"epoch {run.epoch + 1}/{options.epochs}: {losses}{shown_figures}")
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
     if setup.accelerator.is_main_process:
         facts = setup.facts | {"epoch": run.epoch, "metrics": run_folder.finite(values)}

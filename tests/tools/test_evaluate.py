@@ -218,4 +218,4 @@ def test_bad_usage(words: list[str], said: str, saved: Path, data: Path, capsys:
 
 def test_eval_of_nothing(data: Path, capsys: Any) -> None:
     assert command.main(["eval", f"data={data}"]) == 2
-    assert "eval what" in capsys.readouterr().err
+    assert "evaluate what" in capsys.readouterr().err

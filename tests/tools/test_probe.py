@@ -148,13 +148,13 @@ def test_several_processes_are_refused(fitted: Any, monkeypatch: pytest.MonkeyPa
 def test_a_task_that_is_not_fitted_is_refused(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from retinue.tasks.classification.classification import Classifier
 
-    monkeypatch.delattr(Classifier, "fit")
+    monkeypatch.setattr(Classifier, "FITTED", None)
     with pytest.raises(UsageError, match="not fitted but descended"):
         fitted()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "least"), [("linear", 0.94), ("svm", 0.93)])
+@pytest.mark.parametrize(("method", "least"), [("linear", 0.95), ("svm", 0.94)])
 def test_ants_and_bees(method: str, least: float, fitted: Any) -> None:
     """scikit-learn on torchvision's features gets 96.1 %."""
     folder, weights = SHARED / "hymenoptera_data", SHARED / "weights/mobilenet_v2_imagenet.pth"

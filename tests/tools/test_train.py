@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from hashlib import sha256
@@ -91,14 +92,16 @@ def test_resume_equals_a_straight_run(
     def fails_in_the_middle(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:  # in the second of three epochs of three steps
-            raise KeyboardInterrupt
+            if not options:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)  # asks: the step is finished and saved
         return real(*arguments)
 
     monkeypatch.setattr(loop, "descend", fails_in_the_middle)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((KeyboardInterrupt, TrainingStopped)):
         run(tmp_path, epochs=3, name="broken", save_minutes=0.0, **options)
     monkeypatch.undo()
-    assert torch.load(interrupted / "state/state.pt", weights_only=True)["step"] == 1
+    assert torch.load(interrupted / "state/state.pt", weights_only=True)["step"] == (2 if options else 1)
     train.train(resume=str(interrupted))
     for name in ("weights/last.safetensors", "weights/best.safetensors", "results.csv"):
         assert digest(straight / name) == digest(interrupted / name), name
@@ -276,7 +279,9 @@ def test_two_processes_give_the_curve_and_the_numbers_of_one(tmp_path: Path) -> 
 
 def test_two_processes_save_what_they_evaluated_and_find_one_rate(tmp_path: Path) -> None:
     """Batch norms that learn, an epoch that two do not divide evenly, several batches to evaluate."""
-    folder = in_processes(2, tmp_path, "two", imgsz=64, data="scenes:61", batch=4, epochs=1, lr="find", mixup=0.2)
+    folder = in_processes(
+        2, tmp_path, "two", imgsz=64, data="scenes:61", batch=4, epochs=1, lr="find", mixup=0.2
+    )
     weights = folder / "weights/last.safetensors"
     printed = model_file.read_header(weights)["metrics"]
     threads = torch.get_num_threads()
