@@ -206,7 +206,9 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
         tensors = _without_prefix(tensors, "backbone.")
     classes = insert(backbone, tensors, str(path))
     backbone.new_top = classes is None
-    choice = published(architecture)  # a file of unknown origin is prepared for as the first published weights were
+    choice = published(
+        architecture
+    )  # a file of unknown origin is prepared for as the first published weights were
     known = weights or choice.get("IMAGENET1K_V1") or next(iter(choice.values()), None)
     if known is not None:
         backbone.prepare_for(known.preprocessing)

@@ -10,8 +10,6 @@ from typing import Any, BinaryIO
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 import retinue.backbones
 from retinue.backbones.backbone import Backbone, Origin, Preprocessing
@@ -169,29 +167,11 @@ def construct(value: dict[str, Any]) -> Model:
     return Model(backbone, tasks)
 
 
-RANDOM_FILLS = (
-    *(Tensor.normal_, Tensor.uniform_),
-    *(torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_),
-)
-
-
-class _NothingRandom(TorchFunctionMode):
-    """Within, tensors are not filled with random numbers, which takes most of a construction's time."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As `func`, but the random fills return the tensor as it is."""
-        kwargs = kwargs or {}
-        if func in RANDOM_FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A saved model in evaluation mode, and its header. DataError where the file is not whole or not ours."""
     value = read_header(path)
     try:
-        with _NothingRandom():
-            model = construct(value)
+        model = construct(value)
         tensors = safetensors.torch.load_file(str(path))
         model.load_state_dict(tensors)
     except Exception as error:  # a damaged or hostile header may fail in any way

