@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -23,7 +22,6 @@ from retinue.datasets.formats import describe, open_splits
 from retinue.datasets.targets import DataError, Transform
 from retinue.datasets.transforms import Compose, load_albumentations
 from retinue.tasks import model_file
-from retinue.tasks.find import settings_of
 from retinue.tasks.task import Model, Task
 from retinue.tools import run_folder, state
 from retinue.tools.devices import resolve_device, resolve_precision
@@ -31,11 +29,10 @@ from retinue.tools.evaluate import eval_loader
 from retinue.tools.loader import Loader, View, default_workers
 from retinue.tools.new_model import build_model, rebuild_model
 from retinue.tools.open_model import find_weights
-from retinue.tools.options import Train, UsageError, as_dict, make
+from retinue.tools.options import Train, UsageError, as_dict
 from retinue.tools.progress import Log
 from retinue.tools.reading import readable, with_channels
-
-RESUME_MAY_CHANGE = {"device", "workers", "json", "save_minutes", "resume"}
+from retinue.tools.run_options import resolve_options
 
 
 @dataclass
@@ -198,43 +195,6 @@ def check_same_data(setup: Setup, before: dict[str, Any]) -> None:
                 f"resume continues exactly, but its data have changed: {key} were {before.get(key)}, now {what}; "
                 f"restore them, or start a new run with model={setup.options.resume}"
             )
-
-
-def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
-    """Options and the task's own settings; those of `resume`'s run where a run is continued."""
-    if not settings.get("resume"):
-        if not settings.get("task"):
-            raise UsageError(
-                "train what? e.g. `retinue train classification`; `retinue list tasks` names all"
-            )
-        options, task_settings = make("train", settings, settings_of(settings["task"]))
-        if options.shots and options.method == "descend":
-            raise UsageError(f"shots={options.shots} belongs to method=linear or method=svm")
-        return options, task_settings
-    folder = Path(settings["resume"])
-    kept = run_folder.read_args(folder)
-    options, task_settings = make("train", kept, settings_of(kept["task"]))
-    asked, asked_task = make("train", settings, settings_of(kept["task"]))
-    for key, value in {
-        **{k: getattr(asked, k.replace("-", "_"), None) for k in settings},
-        **asked_task,
-    }.items():
-        key = key.replace("-", "_")
-        before = task_settings.get(key) if key in asked_task else getattr(options, key)
-        if key in RESUME_MAY_CHANGE:
-            setattr(options, key, value)
-        elif plain(value) != plain(before):
-            raise UsageError(
-                f"resume continues exactly: {key} is {before}, not {value}; to start a new run from its weights, "
-                f"use model={folder}/weights/last.safetensors"
-            )
-    options.resume = str(folder)
-    return options, task_settings
-
-
-def plain(value: Any) -> Any:
-    """As it would be read back from yaml: tuples are lists."""
-    return yaml.safe_load(yaml.safe_dump(list(value) if isinstance(value, tuple) else value))
 
 
 def seed_everything(options: Train) -> None:
