@@ -13,7 +13,7 @@ from retinue.datasets.targets import DataError
 from retinue.tasks.task import Metric, Model, Task
 from retinue.tools import run_folder
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
-from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
+from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
 from retinue.tools.open_model import open_model
 from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
@@ -90,7 +90,7 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     dataset = dataset.with_size(side) if hasattr(dataset, "with_size") else dataset
     dataset = with_channels(dataset, loaded.backbone.in_channels)
     dataset = readable({name: dataset}, options.strict, log)[name]
-    workers = default_workers() if options.workers is None else options.workers
+    workers = workers_for(options.workers)
     preparation = loaded.backbone.preprocessing
     loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)
     loaded = loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

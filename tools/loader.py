@@ -119,6 +119,11 @@ def default_workers(threads: int = 0) -> int:
     return 0 if cores < 2 else min(8, max(1, cores - threads))
 
 
+def workers_for(asked: int | None) -> int:
+    """The number of loading processes that was asked for, or the default."""
+    return default_workers() if asked is None else asked
+
+
 class Loader:
     """Batches in a given order, prefetched by workers that live as long as the loader.
 

@@ -28,7 +28,7 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
     saved_at = time.monotonic()
     with (
         counting(f"epoch {run.epoch + 1}/{options.epochs}", setup.log, batches) as progress,
-        asked_to_stop() as asked,
+        asked_to_stop(alone=ranks == 1) as asked,
     ):
         progress(run.step)
         for pictures, targets in setup.train_loader.batches(keys[run.step :]):
@@ -43,7 +43,7 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
                 run.ema.update(run.model)
             run.step += 1
             progress(1, f"loss {sum(losses.values()):.3f}")
-            if asked and ranks == 1:
+            if asked:
                 save_state(setup, run)
                 raise TrainingStopped(
                     f"stopped as asked, after a whole step; go on with resume={setup.folder}"
@@ -56,13 +56,14 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
+def asked_to_stop(alone: bool) -> Iterator[list[int]]:
     """A list that fills when the process is asked to stop (Ctrl-C, SIGTERM), for a step to end whole and be saved.
 
-    The second Ctrl-C interrupts at once. Only the main thread can be asked.
+    The second Ctrl-C interrupts at once. Only the main thread can be asked, and only of a process that trains alone:
+    of several, none may stop by itself, and whoever launched them expects a signal to end them.
     """
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    if not alone or threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
@@ -95,7 +96,7 @@ def save_state(setup: Setup, run: Run) -> None:
     """Write what resume needs: by the main process, with the own weights, not the averaged ones."""
     if setup.accelerator.is_main_process:
         state.write(
-            setup.folder / "state", {**run.state(), "built": setup.built(), "data": setup.fingerprint()}
+            setup.folder / "state", {**run.state(), "built": setup.built(), "data": setup.fingerprint}
         )
 
 

@@ -20,7 +20,7 @@ from retinue.tasks.classification.plots import draw_curve
 from retinue.tasks.task import Model
 from retinue.tools import evaluate, run_folder
 from retinue.tools.devices import autocast
-from retinue.tools.loader import Loader, View, default_workers, evaluation_keys
+from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
 from retinue.tools.loop import train_epoch
 from retinue.tools.options import UsageError
 from retinue.tools.progress import Log, track
@@ -108,7 +108,7 @@ def check_shots(shots: list[int], dataset: Any) -> None:
 def embed(setup: Setup, dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     """The features (n, d) float32 and labels (n,) of a data set, each picture computed once."""
     task, preparation = setup.task, setup.model.backbone.preprocessing
-    workers = default_workers() if setup.options.workers is None else setup.options.workers
+    workers = workers_for(setup.options.workers)
     loader = Loader(
         View(dataset, task.eval_transform(setup.side), task.needs),
         workers,

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +27,7 @@ from retinue.tasks.task import Model, Task
 from retinue.tools import run_folder, state
 from retinue.tools.devices import resolve_device, resolve_precision
 from retinue.tools.evaluate import eval_loader
-from retinue.tools.loader import Loader, View, default_workers
+from retinue.tools.loader import Loader, View, workers_for
 from retinue.tools.new_model import build_model, rebuild_model
 from retinue.tools.open_model import find_weights
 from retinue.tools.options import Train, UsageError, as_dict
@@ -108,8 +109,12 @@ class Setup:
         """What constructs the model again, as plain values: a resumed run needs no weights but its state's."""
         return model_file.header(self.model)
 
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to learn the same: classes, pictures and their order."""
+        """What must be the same for a resumed run to learn the same: classes, pictures and their order.
+
+        Worked out once: every saved state carries it.
+        """
         dataset, digest = self.train_set, sha256()
         for i in range(len(dataset) if hasattr(dataset, "id") else 0):
             digest.update(dataset.id(i).encode() + b"\0")
@@ -186,7 +191,7 @@ def prepare(settings: dict[str, Any]) -> Setup:
 
 def check_same_data(setup: Setup, before: dict[str, Any]) -> None:
     """DataError, with the difference, where the data are not those that the run was learning from."""
-    for key, value in setup.fingerprint().items():
+    for key, value in setup.fingerprint.items():
         if before.get(key) != value:
             what = {"ids": "other pictures or another order", "processes": f"{value} processes"}.get(
                 key, value
@@ -255,7 +260,7 @@ def check_fit(model: Model, splits: dict[str, Any], side: int, options: Train, r
 def open_loaders(setup: Setup) -> None:
     """Training and validation batches, through the task's own transforms."""
     options, task, preparation = setup.options, setup.task, setup.model.backbone.preprocessing
-    workers = default_workers() if options.workers is None else options.workers
+    workers = workers_for(options.workers)
     recipe: Transform = task.train_transform(setup.side)
     if options.augment:
         recipe = Compose([recipe, load_albumentations(options.augment)])
