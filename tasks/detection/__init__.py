@@ -1,0 +1,1 @@
+"""Detection: boxes, masks and keypoints of every object in the picture."""
