@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
+from types import ModuleType
 from typing import Any
 
 import retinue.tasks
@@ -57,6 +58,21 @@ def find(name: str) -> type[Task]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise DataError(f"no task {name!r}; {hint}")
     return next(iter(tasks.values()))
+
+
+def published() -> dict[str, ModuleType]:
+    """Name of every published model -> the module `published` of the task's package that knows it.
+
+    Such a module has `names() -> list[str]`; `build(name, weights=None) -> (Model, facts)`, the model in evaluation
+    mode with the named weights (default: its best published ones) and what its header says beside its construction,
+    `imgsz` among it; and `describe(name) -> dict`: `score` with its `metric`, `licence`, `source`, `parameters`.
+    """
+    found: dict[str, ModuleType] = {}
+    for path in modules():
+        if path.endswith(".published"):
+            module = importlib.import_module(f"retinue.tasks.{path}")
+            found |= dict.fromkeys(module.names(), module)
+    return found
 
 
 def name_of(task: type[Task]) -> str:

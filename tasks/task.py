@@ -56,10 +56,16 @@ class Task(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]]
-    """Target keys that training reads."""
+    """Target keys that training and evaluation cannot do without."""
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """Target keys that are read too where the data have them (`crowd`, `area`)."""
     headline: ClassVar[str]
     """Name of the metric by which the best epoch is chosen; larger is better unless `smaller_is_better`."""
     smaller_is_better: ClassVar[bool] = False
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Further metrics that training says after each epoch, where there are such."""
+    groups_by_aspect: ClassVar[bool] = False
+    """Whether training batches are made of pictures of similar aspect: for tasks whose pictures keep theirs."""
     levels: tuple[str, ...]
     """The backbone's levels that this task reads."""
     classes: ClassMap | None
@@ -67,6 +73,11 @@ class Task(nn.Module):
     """What it was constructed with: enough, with backbone and classes, to construct it again."""
     resolved: ClassVar[frozenset[str]] = frozenset()
     """Settings that `resolve_settings` works out from the training data: other data, other values."""
+
+    @classmethod
+    def target_keys(cls) -> frozenset[str]:
+        """All target keys that are read where there are such."""
+        return cls.needs | cls.uses
 
     def attach(self, backbone: Backbone) -> None:
         """Called once by the `Model`: for tasks that run the backbone themselves, on regions or scales.
@@ -102,7 +113,11 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
-        """Named scalar losses of a batch; their sum is descended. Normalise with `mean_over_ranks`."""
+        """Named scalar losses of a batch; their sum is descended. Normalise with `mean_over_ranks`.
+
+        All of the task's parameters take part in every batch, times 0 where there is nothing to learn from (no boxes):
+        several processes wait for each other's gradients.
+        """
         raise NotImplementedError
 
     def predict(self, features: Features, pictures: Pictures) -> list[Any]:
@@ -131,7 +146,9 @@ class Task(nn.Module):
     ) -> np.ndarray:
         """A contact sheet (h, w, 3) uint8 RGB: the batch as the network sees it with its truth by class name.
 
-        With `results`, what was predicted too, and whether it is right.
+        Without `results` it is a training batch: `targets` are those that the losses read, in the frame of the canvas.
+        With them it is one of evaluation, drawn with what was predicted and whether it is right: results and targets
+        are in the file's frame, from which the inverse of `pictures.to_file` leads to the canvas.
         """
         raise NotImplementedError
 
@@ -198,6 +215,32 @@ class Model(nn.Module):
         """The backbone's, with what the tasks took over from it, without its new parts."""
         own = [m for m in self.backbone.modules() if not hasattr(m, NEW)]
         return {p for module in (*own, *self._taken()) for p in module.parameters(recurse=False)}
+
+    def freeze_unread(self) -> None:
+        """Freeze the backbone's parameters that none of the tasks' levels depends on (c5 under a head on c4).
+
+        They would never get a gradient, for which several processes wait. A task that runs the backbone itself
+        (`attach`) may read any: then nothing is frozen.
+        """
+        if any(type(task).attach is not Task.attach for task in self.named_tasks.values()):
+            return
+        parameters = dict(self.backbone.named_parameters())
+        meta = {name: torch.empty_like(p, device="meta").requires_grad_() for name, p in parameters.items()}
+        buffers = {name: torch.empty_like(b, device="meta") for name, b in self.backbone.named_buffers()}
+        side = max(64, self.backbone.preprocessing.crop)
+        images = torch.empty(1, self.backbone.in_channels, side, side, device="meta")
+        wanted = {level for task in self.named_tasks.values() for level in task.levels}
+        training = self.backbone.training
+        self.backbone.eval()
+        with torch.enable_grad():
+            maps = torch.func.functional_call(self.backbone, {**meta, **buffers}, (images, wanted))
+        self.backbone.train(training)
+        outputs = [value.sum() for value in maps.values() if value.requires_grad]
+        if outputs and meta:
+            read = torch.autograd.grad(outputs, list(meta.values()), allow_unused=True)
+            for parameter, gradient in zip(parameters.values(), read):
+                if gradient is None:
+                    parameter.requires_grad_(False)
 
     def _features(self, pictures: Pictures, names: Collection[str]) -> Features:
         wanted = {level for name in names for level in self.named_tasks[name].levels}

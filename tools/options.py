@@ -32,7 +32,7 @@ class Train:
         None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch"
     )
     channels: int = _option(3, "input channels", least=1)
-    model: str | None = _option(None, "a saved model or run whose weights a new run starts from")
+    model: str | None = _option(None, "a saved model, run or published model that a new run starts from")
     resume: str | None = _option(None, "a run's folder: go on exactly where it stopped")
     method: Literal["descend", "linear", "svm"] = _option(
         "descend", "gradient descent, or a linear classifier fitted on features that are computed once"
@@ -95,11 +95,11 @@ class Train:
 class Eval:
     """Evaluate a saved model on data, from pixels, with the numbers that training printed."""
 
-    model: str = _option("", "a run's folder, a saved model, or a backbone's name (its ImageNet classifier)")
+    model: str = _option("", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn")
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N]")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
-    weights: str | None = _option(None, "with a backbone's name: which weights; default: imagenet")
+    weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int | None = _option(None, "pictures at once; default: as in training", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
@@ -113,12 +113,13 @@ class Eval:
 class Predict:
     """Predict on pictures and folders: draws, writes json, prints where."""
 
-    model: str = _option("", "a run's folder, a saved model, or a backbone's name (its ImageNet classifier)")
+    model: str = _option("", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn")
     source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs"})
-    weights: str | None = _option(None, "with a backbone's name: which weights; default: imagenet")
+    weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int = _option(8, "pictures at once", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
+    conf: float = _option(0.25, "least score of a detection to be shown and written; 0: all", least=0, most=1)
     draw: bool = _option(True, "write pictures with the results drawn")
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
     project: str = _option("runs/predict", "folder of the results")
@@ -139,9 +140,9 @@ class Check:
 
 @dataclass
 class List:
-    """List what there is: backbones with their published weights, tasks, data formats."""
+    """List what there is: backbones with their published weights, published models, tasks, data formats."""
 
-    what: str = _option("all", "backbones, tasks, datasets or all")
+    what: str = _option("all", "backbones, models, tasks, datasets or all")
     licence: bool = _option(False, "only the licences of the weights")
     json: str | None = _option(None, "write the list to this file too; - is standard output")
 
