@@ -7,13 +7,9 @@ import cv2
 import numpy as np
 
 from retinue.datasets.targets import ClassMap, Pictures, Target
+from retinue.tasks.drawing import INK, RIGHT, WHITE, WRONG, images_of, sheet, shorten, text_width, write
 
-Colour = tuple[int, int, int]
-
-FONT = cv2.FONT_HERSHEY_SIMPLEX
-WHITE, PAPER, INK = (255, 255, 255), (250, 250, 250), (40, 40, 40)
 BEST, OTHER, PANEL = (46, 125, 190), (105, 120, 135), (22, 26, 30)
-RIGHT, WRONG = (30, 130, 60), (200, 40, 40)
 
 
 def draw_bars(picture: np.ndarray, top: Sequence[tuple[str, float]]) -> np.ndarray:
@@ -56,7 +52,7 @@ def draw_batch(
 ) -> np.ndarray:
     """A sheet (h, w, 3) uint8 RGB of a batch as the network sees it, with class names under the pictures."""
     captions = [_describe(target, classes) for target in targets]
-    return sheet(_images(pictures), captions, [INK] * len(pictures), columns, tile)
+    return sheet(images_of(pictures), captions, [INK] * len(pictures), columns, tile)
 
 
 def draw_predictions(
@@ -73,48 +69,7 @@ def draw_predictions(
         said = f"{result.label} {100 * result.score:.0f}%"
         captions.append(said if right else f"{said}, is {result.classes.names[label]}")
         colours.append(RIGHT if right else WRONG)
-    return sheet(_images(pictures), captions, colours, columns, tile)
-
-
-def sheet(
-    images: Sequence[np.ndarray],
-    captions: Sequence[str],
-    colours: Sequence[Colour],
-    columns: int = 4,
-    tile: int = 192,
-) -> np.ndarray:
-    """Pictures (h, w, 3) uint8 in a grid of `tile` pixels, each over its caption; without one, an empty tile."""
-    row, gap = max(14, tile // 10), max(4, tile // 32)
-    columns = max(1, min(columns, len(images)))
-    lines = max(1, -(-len(images) // columns))
-    canvas = np.full((gap + lines * (tile + row + gap), gap + columns * (tile + gap), 3), PAPER, np.uint8)
-    for i, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
-        y = gap + i // columns * (tile + row + gap)
-        x = gap + i % columns * (tile + gap)
-        _place(canvas[y : y + tile, x : x + tile], image)
-        cv2.rectangle(canvas, (x, y + tile), (x + tile - 1, y + tile + row - 1), colour, -1)
-        write(canvas, shorten(caption, tile - 8, row), x + 4, y + tile, row, WHITE)
-    return canvas
-
-
-def _place(area: np.ndarray, image: np.ndarray) -> None:
-    """Show the whole image in the middle of a square area, its sides in proportion, pixels kept as pixels."""
-    tile = area.shape[0]
-    scale = tile / max(image.shape[:2])
-    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST if scale > 3 else cv2.INTER_LINEAR
-    y, x = (tile - height) // 2, (tile - width) // 2
-    area[y : y + height, x : x + width] = cv2.resize(image, (width, height), interpolation=kind)
-
-
-def _images(pictures: Pictures) -> list[np.ndarray]:
-    """Every picture without its padding, (h, w, 3) uint8; of other numbers of channels the first one or three."""
-    images = []
-    for pixels, (height, width) in zip(pictures.pixels, pictures.sizes):
-        pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
-        image = (pixels[:, :height, :width].float().clamp(0, 1) * 255).round().byte()
-        images.append(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-    return images
+    return sheet(images_of(pictures), captions, colours, columns, tile)
 
 
 def _describe(target: Target, classes: ClassMap) -> str:
@@ -123,29 +78,3 @@ def _describe(target: Target, classes: ClassMap) -> str:
         return name
     weight = float(target["mix_weight"])
     return f"{1 - weight:.2f} {name} + {weight:.2f} {classes.names[int(target['mix_label'])]}"
-
-
-def write(image: np.ndarray, text: str, x: int, y: int, row: int, colour: Colour) -> None:
-    """Write text in place, in a row of `row` pixels whose top left corner is (x, y)."""
-    scale, thickness = _font(row)
-    height = cv2.getTextSize("X", FONT, scale, thickness)[0][1]
-    cv2.putText(image, text, (x, y + (row + height) // 2 - 1), FONT, scale, colour, thickness, cv2.LINE_AA)
-
-
-def text_width(text: str, row: int) -> int:
-    """Width in pixels of text in a row of `row` pixels."""
-    return cv2.getTextSize(text, FONT, *_font(row))[0][0]
-
-
-def shorten(text: str, width: int, row: int) -> str:
-    """The text, or as much of its beginning as fits into `width` pixels with two dots."""
-    if text_width(text, row) <= width:
-        return text
-    while text and text_width(text + "..", row) > width:
-        text = text[:-1]
-    return text + ".."
-
-
-def _font(row: int) -> tuple[float, int]:
-    thickness = max(1, round(row / 20))
-    return cv2.getFontScaleFromHeight(FONT, max(6, round(0.55 * row)), thickness), thickness

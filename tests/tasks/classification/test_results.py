@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from retinue.datasets.targets import ClassMap, Pictures
 from retinue.tasks.classification import Classification, draw_bars, draw_batch, draw_predictions
-from retinue.tasks.classification.draw import shorten, text_width
 
 NAMES = ("ants", "bees", "a red-backed sandpiper at the sea", "Käfer", "tench", "lorikeet", "flamingo")
 
@@ -64,12 +63,6 @@ def test_a_large_picture_has_large_rows_and_bars_as_long_as_probabilities():
     lengths = [int((line == np.array(colour).sum()).sum()) for line, colour in
                ((best, (46, 125, 190)), (other, (105, 120, 135)))]  # fmt: skip
     assert lengths[1] == pytest.approx(lengths[0] / 4, abs=2) and lengths[0] > 1000
-
-
-def test_long_names_are_cut_to_their_width():
-    cut = shorten("a" * 100, 80, 14)
-    assert cut.endswith("..") and text_width(cut, 14) <= 80 and len(cut) > 4
-    assert shorten("ants", 80, 14) == "ants"
 
 
 def pictures(channels, count=3):
