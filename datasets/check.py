@@ -10,6 +10,7 @@ import numpy as np
 
 from retinue.datasets.formats import Dataset
 from retinue.datasets.pictures import read_header
+from retinue.datasets.problem import Problem
 from retinue.datasets.scan import Progress, in_threads
 from retinue.datasets.targets import DataError
 
@@ -18,20 +19,6 @@ SMALL = 16
 
 LONG = 10.0
 """So are those with a larger ratio of sides, and classes that outnumber the rarest one more often."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong. An "error" spoils training or its figures; a "warning" is worth a look."""
-
-    level: Literal["error", "warning"]
-    kind: str
-    file: str
-    value: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.kind}: {self.file}: {self.value}; {self.remedy}"
 
 
 @dataclass

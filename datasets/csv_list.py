@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retinue.datasets.labelled import HELD_OUT, SPLITS, LabelledPictures, as_bytes, class_map, held_out
+from retinue.datasets.labelled import LabelledPictures, class_map
+from retinue.datasets.picture_files import HELD_OUT, SPLITS, as_bytes, held_out
 from retinue.datasets.scan import usable
 from retinue.datasets.targets import ClassMap, DataError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retinue.datasets.labelled import HELD_OUT, SPLITS, LabelledPictures, as_bytes, held_out
+from retinue.datasets.labelled import LabelledPictures
+from retinue.datasets.picture_files import HELD_OUT, SPLITS, as_bytes, held_out
 from retinue.datasets.pictures import IMAGE_SUFFIXES
 from retinue.datasets.scan import usable
 from retinue.datasets.targets import ClassMap, DataError

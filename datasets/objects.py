@@ -1,0 +1,228 @@
+"""Pictures with objects: boxes, and perhaps masks and keypoints; what every detection format ends in."""
+
+import copy
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from retinue.datasets.annotations import Annotations
+from retinue.datasets.box_checks import box_problem, clean_boxes, duplicates, suspicions
+from retinue.datasets.picture_files import PictureFiles
+from retinue.datasets.pictures import PictureError, orient, read_header
+from retinue.datasets.problem import Problem
+from retinue.datasets.scan import in_threads
+from retinue.datasets.segments import Segments
+from retinue.datasets.targets import ClassMap, DataError, Sample
+
+
+class ObjectPictures(PictureFiles):
+    """The pictures of one split with their objects; pictures without any are negatives, and stay.
+
+    annotations: as a format reads them; what cannot be used is taken out here, once, and named by `problems()`:
+    boxes that are not finite, empty or outside, with a tolerance of one pixel for what merely sticks out; pictures
+    that cannot be opened or whose size is not the stated one (`skipped`). Where the stated size is the stored
+    one of a picture that EXIF turns by a quarter, the annotation was made without EXIF, and is turned with the
+    picture. `annotations.sizes` are then the sizes of the upright pictures. found: problems that the format met.
+    fractions: coordinates are parts of the picture's width and height, as in YOLO's files, and are multiplied.
+    Indexing gives a `Sample` with the targets of `keys`; it raises PictureError where the file cannot be read.
+    Raises DataError where no picture can be used.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        annotations: Annotations,
+        classes: ClassMap,
+        channels: int = 3,
+        found: Iterable[Problem] = (),
+        fractions: bool = False,
+    ) -> None:
+        super().__init__(root, split, annotations.paths, classes, channels)
+        self._problems = list(found)
+        self._frames = np.ones(len(annotations), np.uint8)
+        self.annotations = annotations
+        self.keys = frozenset({"boxes", "box_labels"} | _optional(annotations).keys())
+        self._open(fractions)
+        self._clean()
+
+    def _open(self, fractions: bool) -> None:
+        """Read every picture's header: what cannot be opened or has another size leaves; turned frames are turned."""
+        paths = [self.path(i) for i in range(len(self))]
+        headers = in_threads(_header, paths, workers=4)
+        stated = self.annotations.sizes
+        sizes = np.zeros((len(self), 2), np.int32)
+        bad: list[tuple[Path, str]] = []
+        for i, (path, header) in enumerate(zip(paths, headers)):
+            if isinstance(header, str):
+                bad.append((path, header))
+                continue
+            sizes[i] = header.size
+            said = (0, 0) if stated is None else tuple(stated[i].tolist())
+            if said == header.size or 0 in said:
+                continue
+            if said == header.size[::-1] and header.orientation >= 5:
+                self._frames[i] = header.orientation
+                self._problems.append(_turned(path, said, header.orientation))
+            else:
+                self._problems.append(problem := _another_size(path, said, header.size))
+                bad.append((path, f"{problem.value}; {problem.remedy}"))
+        self.annotations = replace(self.annotations, sizes=sizes)
+        if bad:
+            left = self.without(bad)
+            self._paths, self._frames, self.skipped = left._paths, left._frames, left.skipped
+            self.annotations = left.annotations
+        if fractions:
+            self.annotations = self.annotations.in_pixels()
+        if (self._frames > 1).any():
+            self.annotations = self.annotations.turned(self._frames)
+
+    def _clean(self) -> None:
+        """Clip boxes, leave out those that nothing is left of, and say so."""
+        a = self.annotations
+        pictures, sizes = a.pictures, a.object_sizes()
+        boxes, kept, faults = clean_boxes(a.boxes, sizes)
+        self._problems += [
+            box_problem(kind, str(self.path(pictures[row])), self._name(row), a.boxes[row], sizes[row])
+            for row, kind in faults.items()
+        ]
+        self.annotations = replace(a, boxes=boxes).keep(kept)
+        if faults:
+            text = ", ".join(f"{count} {kind}" for kind, count in Counter(faults.values()).items())
+            self.remarks.append(f"mended or left out: {text}; retinue check names them")
+
+    def _name(self, row: int) -> str:
+        a = self.annotations
+        if a.object_ids is not None:
+            return f"annotation {a.object_ids[row]}"
+        return f"object {row - a.offsets[np.searchsorted(a.offsets, row, 'right') - 1]}"
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < 0:
+            index += len(self)
+        image, a = self.read(index), self.annotations
+        height, width = np.asarray(a.sizes)[index].tolist()
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"{self.path(index)}: is {image.shape[1]}x{image.shape[0]} now, was {width}x{height}; "
+                "the file changed: start again"
+            )
+        rows = slice(*a.offsets[index : index + 2])
+        targets = {
+            "boxes": a.boxes[rows].astype(np.float32),
+            "box_labels": a.labels[rows].copy(),
+        }
+        for key, (values, dtype) in _optional(a).items():
+            if key in self.keys and not isinstance(values, Segments):
+                targets[key] = values[rows].astype(dtype)
+        if a.segments is not None and "masks" in self.keys:
+            targets["masks"] = self._masks(a.segments, index, rows)
+        return Sample(self.id(index), image, {k: v for k, v in targets.items() if k in self.keys})
+
+    def _masks(self, segments: Segments, index: int, rows: slice) -> np.ndarray:
+        frame = int(self._frames[index])
+        height, width = np.asarray(self.annotations.sizes)[index].tolist()
+        stored = (height, width) if frame < 5 else (width, height)
+        masks = segments.decode(range(rows.start, rows.stop), *stored)
+        if frame == 1:
+            return masks
+        return np.ascontiguousarray(orient(masks.transpose(1, 2, 0), frame).transpose(2, 0, 1))
+
+    @property
+    def empty(self) -> int:
+        """The number of pictures without objects."""
+        return int((np.diff(self.annotations.offsets) == 0).sum())
+
+    def class_counts(self) -> np.ndarray:
+        """(classes,) int64, the number of objects of each class."""
+        return np.bincount(self.annotations.labels, minlength=len(self.classes))
+
+    def image_id(self, index: int) -> int | str:
+        """The picture's id in the original file, or its path where it has none."""
+        ids = self.annotations.image_ids
+        if ids is None:
+            return self.id(index)
+        return ids[index].decode("utf-8") if ids.dtype.kind == "S" else int(ids[index])
+
+    def problems(self) -> Iterator[Problem]:
+        """What was wrong with the annotations, and what looks doubtful in those that are left."""
+        yield from self._problems
+        a = self.annotations
+        pictures = a.pictures
+        for row, first in duplicates(a.boxes, a.labels, pictures):
+            value = f"{self._name(row)} {a.boxes[row].tolist()} is {self._name(first)} again"
+            path = str(self.path(pictures[row]))
+            yield Problem("warning", "duplicate box", path, value, "remove one")
+        yield from suspicions(str(self.root), a.boxes, a.object_sizes(), self.classes)
+
+    def select(self, kept: np.ndarray) -> Self:
+        """A copy with only the samples of a mask (n,) bool or of an array of indices."""
+        chosen = super().select(kept)
+        chosen.annotations, chosen._frames = self.annotations.select(kept), self._frames[kept]
+        chosen._problems = list(self._problems)
+        return chosen
+
+    def with_keys(self, keys: Collection[str]) -> Self:
+        """A copy whose samples have only these of its targets: masks are not decoded in vain."""
+        chosen = copy.copy(self)
+        chosen.keys = self.keys & frozenset(keys)
+        return chosen
+
+    def with_classes(self, classes: ClassMap) -> Self:
+        """A copy with the class indices of another map: a model's, for instance.
+
+        Matched by name, so that whole-number ids from 0 and from 1 cannot be taken for each other; where the name
+        is not there, by an id that is a word. Raises DataError naming the classes in use that the other map lacks.
+        """
+        index = [_matched(name, id, classes) for name, id in zip(self.classes.names, self.classes.ids)]
+        used = np.unique(self.annotations.labels).tolist()
+        if unknown := [self.classes.names[i] for i in used if index[i] < 0]:
+            raise DataError(
+                f"{self.root}: the classes {unknown} of split {self.split!r} are not among "
+                f"{list(classes.names)}; rename them, remove them, or train with them"
+            )
+        chosen = copy.copy(self)
+        labels = np.array(index, np.int64)[self.annotations.labels]
+        chosen.classes, chosen.annotations = classes, replace(self.annotations, labels=labels)
+        return chosen
+
+
+def _optional(a: Annotations) -> dict[str, tuple[Any, type]]:
+    """Key -> (what the annotations have of it, type of the target), for the keys that they have."""
+    known: dict[str, tuple[Any, type]] = {
+        "crowd": (a.crowd, np.bool_),
+        "area": (a.area, np.float32),
+        "masks": (a.segments, np.bool_),
+        "keypoints": (a.keypoints, np.float32),
+    }
+    return {key: (values, dtype) for key, (values, dtype) in known.items() if values is not None}
+
+
+def _header(path: Path) -> Any:
+    try:
+        return read_header(path)
+    except PictureError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _turned(path: Path, said: tuple[int, int], orientation: int) -> Problem:
+    value = (
+        f"EXIF orientation {orientation} turns it; the annotation states {said[1]}x{said[0]}, as it is stored: "
+        "its boxes are taken to be in the stored frame, and turned with the picture"
+    )
+    return Problem("warning", "EXIF orientation", str(path), value, "look at it drawn")
+
+
+def _another_size(path: Path, said: tuple[int, int], size: tuple[int, int]) -> Problem:
+    value = f"the annotation states {said[1]}x{said[0]}, the file has {size[1]}x{size[0]}"
+    return Problem("error", "size mismatch", str(path), value, "use the picture that was annotated")
+
+
+def _matched(name: str, id: int | str, classes: ClassMap) -> int:
+    if name in classes.names:
+        return classes.names.index(name)
+    return classes.ids.index(id) if isinstance(id, str) and id in classes.ids else -1
