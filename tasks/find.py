@@ -83,15 +83,24 @@ def name_of(task: type[Task]) -> str:
 def settings_of(task: str) -> dict[str, Any]:
     """A task's own settings: the keyword-only parameters of its class -> their types."""
     kind = find(task)
-    hints = typing.get_type_hints(kind.__init__)
-    return {name: hints.get(name, str) for name in _keyword_only(kind)}
+    return {name: _hints(owner).get(name, str) for name, (owner, _) in _keyword_only(kind).items()}
 
 
 def settings_help(task: str) -> dict[str, str]:
     """A task's own settings -> their defaults, as text."""
-    return {name: f"[{parameter.default}]" for name, parameter in _keyword_only(find(task)).items()}
+    return {name: f"[{parameter.default}]" for name, (_, parameter) in _keyword_only(find(task)).items()}
 
 
-def _keyword_only(kind: type[Task]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(kind.__init__).parameters
-    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+def _hints(kind: type[Task]) -> dict[str, Any]:
+    return typing.get_type_hints(kind.__init__)
+
+
+def _keyword_only(kind: type[Task]) -> dict[str, tuple[type[Task], inspect.Parameter]]:
+    """Name -> (the class that says it, the parameter). A class that takes `**settings` has those of its base too."""
+    found: dict[str, tuple[type[Task], inspect.Parameter]] = {}
+    for owner in kind.__mro__:
+        parameters = inspect.signature(owner.__init__).parameters.values()
+        found = {p.name: (owner, p) for p in parameters if p.kind is p.KEYWORD_ONLY} | found
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found

@@ -79,10 +79,15 @@ class Task(nn.Module):
         """All target keys that are read where there are such."""
         return cls.needs | cls.uses
 
+    @classmethod
+    def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
+        """What this task, with these settings, would rather read than the plain backbone: a pyramid around it."""
+        return backbone
+
     def attach(self, backbone: Backbone) -> None:
         """Called once by the `Model`: for tasks that run the backbone themselves, on regions or scales.
 
-        Nothing by default. A task keeps it as `self.trunk = (backbone,)`: in a tuple it is no part of the task's
+        Nothing by default. A task keeps it as `self.attached = (backbone,)`: in a tuple it is no part of the task's
         state, which would save it twice, and copies of the model still have their own.
         """
 
