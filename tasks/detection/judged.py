@@ -1,7 +1,8 @@
 """Boxes beside their truth, over a whole set of pictures in flat arrays: what the metrics around AP read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ class JudgedBoxes:
         rows = [pictures[id] for id in ids]
 
         def column(field: int, dtype: type, *shape: int) -> np.ndarray:
-            parts = [np.asarray(row[field], dtype).reshape(-1, *shape) for row in rows]
+            parts: list[np.ndarray] = [np.asarray(row[field], dtype).reshape(-1, *shape) for row in rows]
             return np.concatenate([np.empty((0, *shape), dtype), *parts])
 
         def owner(field: int) -> np.ndarray:
@@ -86,3 +87,37 @@ class JudgedBoxes:
             picture=owner(5),
             picture_ids=ids,
         )
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(n,) int64, the rows of detections by descending score; of equal scores the earlier row comes first."""
+        return np.argsort(-self.scores, kind="stable")
+
+    def top(self, count: int) -> "JudgedBoxes":
+        """At most `count` detections a picture and class, the best ones: COCO's maxDets (100)."""
+        order = self.order
+        order = order[np.lexsort((self.labels[order], self.picture[order]))]
+        group = self.picture[order], self.labels[order]
+        starts = np.ones(len(order), np.bool_)
+        starts[1:] = (group[0][1:] != group[0][:-1]) | (group[1][1:] != group[1][:-1])
+        place = np.arange(len(order)) - np.flatnonzero(starts)[np.cumsum(starts) - 1]
+        return self.only(np.sort(order[place < count]))
+
+    def only(self, rows: np.ndarray) -> "JudgedBoxes":
+        """The same truth with some of the detections, by ascending row or by mask."""
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            picture=self.picture[rows],
+        )
+
+    def truths(self, classes: int) -> np.ndarray:
+        """(classes,) int64, the objects a class that are to be found; DataError where a label is none of them."""
+        for labels in (self.truth_labels, self.labels):
+            if len(labels) and labels.max() >= classes:
+                raise DataError(
+                    f"label {labels.max()} is none of the {classes} classes: evaluate with the classes of the truth"
+                )
+        return np.bincount(self.truth_labels[~self.truth_crowd], minlength=classes)
