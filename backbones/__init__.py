@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from retinue.backbones.alexnet import alexnet
-from retinue.backbones.backbone import Backbone
+from retinue.backbones.backbone import Backbone, is_norm
 from retinue.backbones.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
 from retinue.backbones.efficientnet import (
     efficientnet_b0,
@@ -112,9 +112,14 @@ def names() -> list[str]:
 def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
     """The backbone called `name`, with `weights` and `options` as its builder takes them.
 
-    Every builder's backbone remembers both: `build(b.architecture, **b.options)` gives the same modules.
+    `norm_eps` replaces the builder's epsilon of all batch norms: published detectors were trained with others.
+    Every builder's backbone remembers its options: `build(b.architecture, **b.options)` gives the same modules.
     Raises WeightsError for an unknown name.
     """
+    if "norm_eps" in options:
+        return set_norm_eps(
+            build(name, weights, **{k: v for k, v in options.items() if k != "norm_eps"}), options["norm_eps"]
+        )
     if name.startswith("timm/"):
         return from_timm(name.removeprefix("timm/"), weights, **options)
     if name == "fpn" and "body" in options:  # what an FPN remembers: its body, and how it reads it
@@ -126,3 +131,12 @@ def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
         raise WeightsError(f"no backbone {name!r}: {hint}")
     builder = globals()[name]
     return builder(weights, **options)
+
+
+def set_norm_eps(backbone: Backbone, eps: float) -> Backbone:
+    """Give all batch norms this epsilon, which the backbone's options then say. Returns it."""
+    for module in backbone.modules():
+        if is_norm(module):
+            module.eps = eps
+    backbone.options["norm_eps"] = eps
+    return backbone

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -200,15 +201,14 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
     backbone.architecture, backbone.options = architecture, dict(options)
     if source is None:
         return backbone
-    path, weights = _locate(architecture, source)
+    choice = published(architecture)
+    path, weights = locate(source, choice, architecture, default="imagenet")
     tensors = read_tensors(path)
     if any(key.startswith("backbone.") for key in tensors):  # a model that we saved
         tensors = _without_prefix(tensors, "backbone.")
     classes = insert(backbone, tensors, str(path))
     backbone.new_top = classes is None
-    choice = published(
-        architecture
-    )  # a file of unknown origin is prepared for as the first published weights were
+    # A file of unknown origin is prepared for as the first published weights were.
     known = weights or choice.get("IMAGENET1K_V1") or next(iter(choice.values()), None)
     if known is not None:
         backbone.prepare_for(known.preprocessing)
@@ -221,13 +221,17 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
     return backbone
 
 
-def _locate(architecture: str, source: str) -> tuple[Path, Weights | None]:
-    """The local file of `source`, and what was published about it."""
+def locate(
+    source: str, choice: Mapping[str, Weights], what: str, default: str
+) -> tuple[Path, Weights | None]:
+    """The local file of `source`, and what was published about it.
+
+    source: the word `default`, which is the first of `choice`; the name of one of them, in any case; a local file;
+    an http(s) URL. what: whose weights they are, for the message. Raises WeightsError where it is none of these.
+    """
     if "://" in source:
-        known = {w.url: w for w in published(architecture).values()}.get(source)
-        return fetch(source), known
-    choice = published(architecture)
-    name = next(iter(choice), "") if source.lower() == "imagenet" else source.upper()
+        return fetch(source), {w.url: w for w in choice.values()}.get(source)
+    name = next(iter(choice), "") if source.lower() == default else source.upper()
     if name in choice:
         return fetch(choice[name].url, choice[name].sha256), choice[name]
     if (path := Path(source).expanduser()).is_file():
@@ -238,8 +242,8 @@ def _locate(architecture: str, source: str) -> tuple[Path, Weights | None]:
     close = get_close_matches(source.upper(), choice, n=3, cutoff=0.3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise WeightsError(
-        f"no weights {source!r} for {architecture}: {hint}There is no such file, and the published weights "
-        f"are {['imagenet', *choice] if choice else 'none'}. Give one of them, a local file or an http(s) URL"
+        f"no weights {source!r} for {what}: {hint}There is no such file, and the published weights "
+        f"are {[default, *choice] if choice else 'none'}. Give one of them, a local file or an http(s) URL"
     )
 
 
@@ -259,7 +263,7 @@ def insert(backbone: Backbone, tensors: Tensors, name: str) -> int | None:
             keys = []
         if not keys:
             own = {key: value for key, value in own.items() if not key.startswith(f"{top}.")}
-    _compare(own, given, name)
+    compare(own, given, name)
     backbone.load_state_dict(given, strict=False)  # casts half precision up
     last = [key for key in given if key.split(".")[0] in backbone.top_modules]
     return given[last[-1]].shape[0] if last else None
@@ -278,7 +282,7 @@ def _adapt_first(backbone: Backbone, tensors: Tensors) -> Tensors:
     return {**tensors, key: weight[:, [i % 3 for i in range(channels)]] * (3 / channels)}
 
 
-def _compare(own: Tensors, given: Tensors, name: str) -> None:
+def compare(own: Tensors, given: Tensors, name: str) -> None:
     """Raises WeightsError unless keys (batch counters aside) and shapes agree and all values are finite."""
     counter = "num_batches_tracked"
     missing = [key for key in own if key not in given and not key.endswith(counter)]

@@ -1,0 +1,325 @@
+"""Fast R-CNN (Girshick 2015, arXiv:1504.08083): the trunk once a picture, then a small network on every proposal.
+
+Proposals come with the pictures, as the input `proposals`: (r, 4) float32, x1 y1 x2 y2 in the picture's pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retinue.backbones.backbone import Backbone, Features
+from retinue.backbones.fpn import FPN
+from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
+from retinue.datasets.transforms import ColorJitter, Compose, HorizontalFlip, RandomResize, Resize
+from retinue.tasks.detection.box_coding import (
+    REGION_WEIGHTS,
+    clip,
+    decode,
+    encode,
+    large_enough,
+    picture_sizes,
+)
+from retinue.tasks.detection.draw import draw_batch
+from retinue.tasks.detection.losses import region_losses
+from retinue.tasks.detection.matching import BELOW, assign
+from retinue.tasks.detection.metrics import DetectionMetric
+from retinue.tasks.detection.nms import batched_nms
+from retinue.tasks.detection.plots import detection_plots
+from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head
+from retinue.tasks.detection.results import Detections
+from retinue.tasks.detection.roi_pooling import RoIAlign
+from retinue.tasks.detection.sampling import sample
+from retinue.tasks.task import Task
+
+DIVISOR = 32
+"""The canvas's sides are multiples of it."""
+SMALLEST = 1e-2
+"""Detections with a shorter side, in canvas pixels, are dropped."""
+
+
+class Found(NamedTuple):
+    """The detections of a batch, flat, each picture's sorted by score.
+
+    boxes: (r, 4) float32 in canvas pixels. scores: (r,) float32. labels: (r,) int64, indices from 0. counts: how many
+    of them are of each picture.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: list[int]
+
+
+class Sampled(NamedTuple):
+    """Regions that the losses are computed on, of one picture.
+
+    boxes: (r, 4). labels: (r,) int64, 0 is background, class index + 1 else. truth: (r,) int64, the matched true box.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    truth: Tensor
+
+
+class FastRCNN(Task):
+    """Boxes of given proposals.
+
+    head: "mlp" or "conv" (four convolutions with batch norm before it) on a pyramid, "fc" with the classifier's own
+    fc6 and fc7 (VGG, the paper's form), "c4" with res5 per region (ResNet); "auto" takes the first of mlp, fc and c4
+    that the backbone can have. pyramid: put a feature pyramid of `pyramid_channels` around a plain backbone.
+    sampled: regions a picture that the losses are computed on, `positive_fraction` of them objects at most, which are
+    those with an IoU of `foreground_iou` or more with a true box. score_threshold, nms_iou, detections: of results.
+    longest: bound of the longer side, as a multiple of the shorter one's `imgsz`. scales: range of the shorter side in
+    training, as shares of `imgsz`. flip: mirror half of the training pictures. colour: strength of the jitter of
+    brightness, contrast and saturation, 0 for none.
+
+    Raises DataError for settings out of range, or that the backbone cannot have.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes", "box_labels"})
+    uses: ClassVar[frozenset[str]] = frozenset({"crowd", "area"})
+    kinds: ClassVar[tuple[str, ...]] = ("box",)
+    headline: ClassVar[str] = "box/AP"
+    shown: ClassVar[tuple[str, ...]] = ("box/AP50",)
+    groups_by_aspect: ClassVar[bool] = True
+    classes: ClassMap
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: ClassMap,
+        *,
+        head: Head = "auto",
+        pyramid: bool = True,
+        pyramid_channels: int = 256,
+        sampled: int = 512,
+        positive_fraction: float = 0.25,
+        foreground_iou: float = 0.5,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        detections: int = 100,
+        longest: float = 5 / 3,
+        scales: tuple[float, float] = (1.0, 1.0),
+        flip: bool = True,
+        colour: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.settings = {
+            "head": head,
+            "pyramid": pyramid,
+            "pyramid_channels": pyramid_channels,
+            "sampled": sampled,
+            "positive_fraction": positive_fraction,
+            "foreground_iou": foreground_iou,
+            "score_threshold": score_threshold,
+            "nms_iou": nms_iou,
+            "detections": detections,
+            "longest": longest,
+            "scales": tuple(scales),
+            "flip": flip,
+            "colour": colour,
+        }
+        _check_settings(self.settings)
+        self.sampled, self.positive_fraction, self.foreground_iou = sampled, positive_fraction, foreground_iou
+        self.score_threshold, self.nms_iou, self.detections = score_threshold, nms_iou, detections
+        # A canvas of whole steps of the coarsest map, as torchvision's: p5 and p6 are not rounded differently.
+        backbone.prepare_for(replace(backbone.preprocessing, divisor=DIVISOR))
+        self.preprocessing = backbone.preprocessing
+        self.box_head, self.region_levels, side = build_head(backbone, head)
+        self.levels = self.region_levels
+        self.strides = {name: level.stride for name, level in backbone.levels.items()}
+        self.region_channels = backbone.levels[self.region_levels[-1]].channels
+        self.box_pool = RoIAlign(self.strides, self.region_levels, side)
+        self.box_predictor = BoxPredictor(self.box_head.outputs, len(classes))  # type: ignore[arg-type]
+
+    @classmethod
+    def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
+        """The backbone with a pyramid over its c2..c5, as far as it has them, unless `pyramid` is off."""
+        if not settings.get("pyramid", True) or isinstance(backbone, FPN):
+            return backbone
+        levels = [name for name in ("c2", "c3", "c4", "c5") if name in backbone.levels]
+        if not levels:
+            raise DataError(
+                f"a pyramid needs some of c2..c5, the backbone has {list(backbone.levels)}: use pyramid=false"
+            )
+        return FPN(backbone, levels, settings.get("pyramid_channels", 256), "pool")
+
+    def forget_classes(self) -> None:
+        """A new box predictor."""
+        self.box_predictor = BoxPredictor(self.box_head.outputs, len(self.classes))  # type: ignore[arg-type]
+
+    # Training
+
+    def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
+        """`class` and `box` of sampled regions."""
+        return self.learn(features, targets, self.given(pictures))
+
+    def given(self, pictures: Pictures) -> list[Tensor]:
+        """The pictures' proposals; DataError where there are none."""
+        if "proposals" not in pictures.inputs:
+            raise DataError(
+                "fast_rcnn reads the input 'proposals', which these pictures lack: faster_rcnn makes its own"
+            )
+        return [boxes.float() for boxes in pictures.inputs["proposals"]]
+
+    def learn(
+        self, features: Features, targets: Sequence[Target], proposals: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """The losses of a sample of the proposals and the true boxes themselves."""
+        regions = self.sample(proposals, targets)
+        logits, codes = self.box_predictor(self.box_head(self.box_pool(features, [r.boxes for r in regions])))
+        truth = torch.cat([_rows(t["boxes"], r.truth) for t, r in zip(targets, regions)])
+        boxes, labels = torch.cat([r.boxes for r in regions]), torch.cat([r.labels for r in regions])
+        positive = labels > 0  # background has no true box, and its code is not read
+        truth = torch.where(positive[:, None], truth, boxes)
+        return region_losses(logits, codes, labels, encode(truth, boxes, REGION_WEIGHTS)) | self.learn_more(
+            features, regions, targets
+        )
+
+    def learn_more(
+        self, features: Features, regions: Sequence[Sampled], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Losses of further branches on the sampled regions (masks, keypoints); none here."""
+        return {}
+
+    @torch.no_grad()
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Sampled]:
+        """For each picture `sampled` regions, fewer where there are not as many."""
+        candidates, matched = [], []
+        for boxes, target in zip(proposals, targets):
+            crowd = target.get("crowd")
+            own = target["boxes"] if crowd is None else target["boxes"][~crowd]
+            candidates.append(torch.cat([boxes, own[large_enough(own, SMALLEST)]]))
+            high = self.foreground_iou
+            matched.append(assign(candidates[-1], target["boxes"], crowd, high, high))
+        rows = nn.utils.rnn.pad_sequence(matched, batch_first=True, padding_value=BELOW - 9)
+        chosen = sample(rows >= 0, rows == BELOW, self.sampled, self.positive_fraction)
+        regions = []
+        for boxes, truth, taken, target in zip(candidates, matched, chosen, targets):
+            truth, boxes = truth[taken[: len(truth)]], boxes[taken[: len(truth)]]
+            labels = torch.where(truth >= 0, _rows(target["box_labels"], truth) + 1, 0)
+            regions.append(Sampled(boxes, labels, truth))
+        return regions
+
+    # Prediction
+
+    def predict(self, features: Features, pictures: Pictures) -> list[Detections]:
+        """The objects of every picture."""
+        return self.answer(features, pictures, self.given(pictures))
+
+    def answer(self, features: Features, pictures: Pictures, proposals: Sequence[Tensor]) -> list[Detections]:
+        """Results in the file's pixels from proposals in canvas pixels."""
+        logits, codes = self.box_predictor(self.box_head(self.box_pool(features, proposals)))
+        found = self.select(logits, codes, proposals, pictures.sizes)
+        return [
+            Detections(
+                id=id,
+                boxes=boxes,
+                scores=scores.cpu().numpy(),
+                labels=labels.cpu().numpy(),
+                classes=self.classes,
+                size=size,
+                **more,
+            )
+            for id, boxes, scores, labels, size, more in zip(
+                pictures.ids,
+                to_file(found.boxes.split(found.counts), pictures),
+                found.scores.split(found.counts),
+                found.labels.split(found.counts),
+                pictures.file_sizes,
+                self.answer_more(features, found, pictures),
+            )
+        ]
+
+    def answer_more(self, features: Features, found: Found, pictures: Pictures) -> list[dict[str, Any]]:
+        """What further branches add to each picture's `Detections`; nothing here."""
+        return [{} for _ in found.counts]
+
+    def select(
+        self, logits: Tensor, codes: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> Found:
+        """The best detections of every picture: those above the threshold, after suppression class by class."""
+        counts = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
+        picture = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
+        scores = logits.float().softmax(1)[:, 1:]
+        region, labels = torch.where(scores > self.score_threshold)
+        picture, scores = picture[region], scores[region, labels]
+        boxes = decode(codes[region, labels + 1], torch.cat(list(proposals))[region], REGION_WEIGHTS)
+        boxes = clip(boxes, picture_sizes(sizes, boxes)[picture])
+        large = large_enough(boxes, SMALLEST)
+        boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
+        kept = batched_nms(boxes, scores, picture * len(self.classes) + labels, self.nms_iou)
+        of_picture = [kept[picture[kept] == i][: self.detections] for i in range(len(sizes))]
+        kept = torch.cat(of_picture)
+        return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in of_picture])
+
+    # Around training
+
+    def train_transform(self, side: int) -> Transform:
+        """A shorter side of about `side`, mirrored, perhaps in other colours (RGB pictures only)."""
+        low, high = (round(side * scale) for scale in self.settings["scales"])
+        steps: list[Transform] = [RandomResize(low, high, round(high * self.settings["longest"]))]
+        if self.settings["flip"]:
+            steps.append(HorizontalFlip(pairs=self.classes.keypoints.get("pairs", ())))
+        if (v := self.settings["colour"]) and len(self.preprocessing.mean) == 3:
+            steps.append(ColorJitter(v, v, v))
+        return Compose(steps)
+
+    def eval_transform(self, side: int) -> Transform:
+        """A shorter side of `side`, or less where the longer one would pass its bound."""
+        return Resize(side, int(side * self.settings["longest"]), antialias=False)
+
+    def metric(self) -> DetectionMetric:
+        """COCO's average precision and what surrounds it."""
+        return DetectionMetric(self.classes, self.kinds)
+
+    def draw_batch(
+        self, pictures: Pictures, targets: Sequence[Target], results: Sequence[Detections] | None = None
+    ) -> np.ndarray:
+        """A contact sheet (h, w, 3) uint8 RGB with boxes and class names; with `results`, those beside the truth."""
+        return draw_batch(pictures, targets, self.classes, results)
+
+    def plots(self, metric: DetectionMetric) -> dict[str, Callable[[str], None]]:
+        """Precision and recall, confusion, classes and kinds of errors."""
+        return detection_plots(metric.judged(), self.classes)
+
+
+def to_file(boxes: Sequence[Tensor], pictures: Pictures) -> list[np.ndarray]:
+    """Each picture's boxes (r, 4) from canvas pixels to the file's, inside the file's picture; float32."""
+    moved = []
+    for rows, matrix, (height, width) in zip(boxes, pictures.to_file.numpy(), pictures.file_sizes):
+        corners = rows.cpu().double().numpy().reshape(-1, 2, 2) @ matrix[:, :2].T + matrix[:, 2]
+        corners = np.sort(corners, 1).clip(0, (width, height))
+        moved.append(corners.reshape(-1, 4).astype(np.float32))
+    return moved
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    """values[rows]; where a row is negative or there are none at all, any value."""
+    if not len(values):
+        return values.new_zeros(len(rows), *values.shape[1:])
+    return values[rows.clamp(min=0)]
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    for name, least, most in (
+        ("positive_fraction", 0, 1),
+        ("foreground_iou", 0, 1),
+        ("score_threshold", 0, 1),
+        ("nms_iou", 0, 1),
+        ("colour", 0, 1),
+        ("sampled", 1, 10**6),
+        ("detections", 1, 10**6),
+        ("pyramid_channels", 1, 10**5),
+        ("longest", 1, 100),
+    ):
+        if not least <= settings[name] <= most:
+            raise DataError(f"{name}={settings[name]}: {name} is from {least} to {most}")
+    scales = settings["scales"]
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+        raise DataError(f"scales={scales}: two shares of imgsz, 0 < least <= most")

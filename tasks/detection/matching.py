@@ -1,0 +1,57 @@
+"""Which true box a candidate (an anchor, a proposal) stands for.
+
+Ren et al. 2015, arXiv:1506.01497, section 3.1.2; for regions Girshick 2015, arXiv:1504.08083, section 2.3.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_area, box_iou
+
+BELOW, BETWEEN = -1, -2
+"""Instead of a true box's index: background, and neither background nor object."""
+IN_CROWD = 0.5
+"""A background candidate with more of its area than this in a crowd's box is neither: there may well be an object."""
+
+
+def match(iou: Tensor, high: float, low: float, every_truth: bool = False) -> Tensor:
+    """For each column of `iou` (truths, candidates) its best truth's row, or BELOW or BETWEEN; (candidates,) int64.
+
+    Best of at least `high` is a match, less than `low` background. `every_truth`: so are, at any overlap, the
+    candidates that no other surpasses for some truth (ties included), each with its own best truth.
+    """
+    if not len(iou):
+        return torch.full((iou.shape[1],), BELOW, dtype=torch.int64, device=iou.device)
+    best, rows = iou.max(0)
+    matched = torch.where(best < low, BELOW, torch.where(best < high, BETWEEN, rows))
+    if every_truth and iou.shape[1]:
+        chosen = (iou == iou.amax(1, keepdim=True)).any(0)
+        matched = torch.where(chosen, rows, matched)
+    return matched
+
+
+def assign(
+    candidates: Tensor,
+    boxes: Tensor,
+    crowd: Tensor | None,
+    high: float,
+    low: float,
+    every_truth: bool = False,
+) -> Tensor:
+    """Index into `boxes` (g, 4) for each of `candidates` (a, 4), or BELOW or BETWEEN; (a,) int64.
+
+    crowd (g,) bool: such boxes are never matched, and background inside them is BETWEEN (see `IN_CROWD`).
+    """
+    if crowd is None or not crowd.any():
+        return match(box_iou(boxes, candidates), high, low, every_truth)
+    own = torch.where(~crowd)[0]
+    matched = match(box_iou(boxes[own], candidates), high, low, every_truth)
+    covered = overlap_of(candidates, boxes[crowd]).amax(0)
+    matched = torch.where((matched == BELOW) & (covered > IN_CROWD), BETWEEN, matched)
+    return torch.where(matched >= 0, own[matched.clamp(min=0)] if len(own) else matched, matched)
+
+
+def overlap_of(candidates: Tensor, boxes: Tensor) -> Tensor:
+    """(boxes, candidates): the share of each candidate's own area that lies in each box."""
+    low = torch.maximum(boxes[:, None, :2], candidates[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], candidates[None, :, 2:])
+    return (high - low).clamp(min=0).prod(-1) / box_area(candidates).clamp(min=1e-6)

@@ -1,0 +1,176 @@
+"""torchvision's detectors by name, with their COCO weights: https://docs.pytorch.org/vision/stable/models.html."""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+import retinue.backbones
+from retinue.backbones.backbone import Backbone, Origin
+from retinue.backbones.weights import PUBLISHED_HASH, Weights, compare, locate, read_tensors
+from retinue.datasets.targets import ClassMap
+from retinue.tasks.detection.faster_rcnn import FasterRCNN
+from retinue.tasks.detection.keypoint_rcnn import KeypointRCNN
+from retinue.tasks.detection.keypoints import person_keypoints
+from retinue.tasks.detection.mask_rcnn import MaskRCNN
+from retinue.tasks.task import Model
+
+LICENCE = "BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0"
+V2 = {"head": "conv", "rpn_depth": 2}
+FIVE = {"anchor_sizes": [32, 64, 128, 256, 512], "rpn_score_threshold": 0.05}
+OLD_NAMES = (
+    (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
+    (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
+)
+"""Of modules that torchvision has since put into Sequentials: its first published files have them."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """How a published detector is put together. `imgsz`: the shorter side of its pictures."""
+
+    task: type[FasterRCNN] = FasterRCNN
+    backbone: str = "resnet50"
+    levels: tuple[str, ...] = ("c2", "c3", "c4", "c5")
+    norm: str | None = None
+    imgsz: int = 800
+    settings: dict[str, Any] = field(default_factory=dict)
+    no_eps: tuple[str, ...] = ()
+    """Weights that were trained where a frozen batch norm had no epsilon."""
+
+
+MOBILE = {"backbone": "mobilenet_v3_large", "levels": ("block13", "c5")}
+DETECTORS = {
+    "fasterrcnn_resnet50_fpn": Detector(no_eps=("COCO_V1",)),
+    "fasterrcnn_resnet50_fpn_v2": Detector(norm="batch", settings=V2),
+    "fasterrcnn_mobilenet_v3_large_fpn": Detector(**MOBILE, settings=FIVE),  # type: ignore[arg-type]
+    "fasterrcnn_mobilenet_v3_large_320_fpn": Detector(
+        **MOBILE,  # type: ignore[arg-type]
+        imgsz=320,
+        settings={**FIVE, "proposals": (2000, 150), "longest": 2.0},
+    ),
+    "maskrcnn_resnet50_fpn": Detector(MaskRCNN, no_eps=("COCO_V1",)),
+    "maskrcnn_resnet50_fpn_v2": Detector(MaskRCNN, norm="batch", settings={**V2, "mask_norm": True}),
+    "keypointrcnn_resnet50_fpn": Detector(KeypointRCNN, no_eps=("COCO_V1", "COCO_LEGACY")),
+}
+
+
+def names() -> list[str]:
+    """The detectors that `build` knows."""
+    return list(DETECTORS)
+
+
+def build(name: str, weights: str | None = None) -> tuple[Model, dict[str, Any]]:
+    """A published detector in evaluation mode, and what its header says beside its construction.
+
+    weights: "coco" (the default, the best published ones), their name (COCO_V1), a local file or a URL of a
+    torchvision `state_dict`. Raises WeightsError for weights that are unknown, unreadable or misfit.
+    """
+    path, known = locate(weights or "coco", published_weights(name), name, default="coco")
+    tensors = read_tensors(path)
+    frozen = not any(key.startswith("backbone.body.") and key.endswith("tracked") for key in tensors)
+    model = construct(name, norm_eps(name, known.name if known else "", frozen))
+    insert(model, tensors, str(path))
+    if known is not None:
+        model.backbone.weights = Origin(known.url, known.licence)
+    else:
+        model.backbone.weights = Origin(str(path))
+    return model.eval(), {"imgsz": DETECTORS[name].imgsz, "batch": 1}
+
+
+def norm_eps(name: str, weights: str, frozen: bool) -> float | None:
+    """The epsilon of the trunk's batch norms; None is the backbone's own.
+
+    frozen: trained under frozen batch norms (the file counts no batches), whose epsilon is 1e-5 in any network.
+    """
+    if weights in DETECTORS[name].no_eps:
+        return 0.0
+    return 1e-5 if frozen else None
+
+
+def construct(name: str, eps: float | None = None) -> Model:
+    """The detector with random weights; `eps` as in `norm_eps`."""
+    detector = DETECTORS[name]
+    body = retinue.backbones.build(detector.backbone, **({"norm_eps": eps} if eps is not None else {}))
+    trunk = retinue.backbones.FPN(body, detector.levels, 256, "pool", detector.norm)  # type: ignore[arg-type]
+    task = detector.task(trunk, classes_of(name), **detector.settings)
+    return Model(trunk, {detector.task.__module__.rpartition(".")[2]: task})
+
+
+@cache
+def classes_of(name: str) -> ClassMap:
+    """COCO's classes by their original ids 1 to 90; the ten that were never annotated are called "unused ID"."""
+    (first, *_) = published_members(name)
+    categories = first.meta["categories"][1:]  # without background
+    names = tuple(f"unused {i}" if n == "N/A" else n for i, n in enumerate(categories, 1))
+    keypoints = person_keypoints() if "keypoint_names" in first.meta else {}
+    return ClassMap(names, tuple(range(1, len(names) + 1)), keypoints)
+
+
+def published_members(name: str) -> list[Any]:
+    """torchvision's own descriptions of the weights, the default first."""
+    from torchvision.models import get_model_weights  # slow, and only named detectors need it
+
+    members = get_model_weights(name)
+    return sorted(members, key=lambda member: member is not members.DEFAULT)
+
+
+def published_weights(name: str) -> dict[str, Weights]:
+    """The published weights by name, the default first. `top1` is of classifiers: see `describe` for the score."""
+    found = {}
+    for member in published_members(name):
+        digest = PUBLISHED_HASH.search(member.url)
+        found[member.name] = Weights(
+            name=member.name,
+            url=member.url,
+            sha256=digest.group(1) if digest else None,
+            licence=LICENCE,
+            top1=None,
+            parameters=member.meta["num_params"],
+            preprocessing=retinue.backbones.backbone.Preprocessing(),
+            categories=tuple(member.meta["categories"]),
+        )
+    return found
+
+
+def describe(name: str) -> dict[str, Any]:
+    """`score` on COCO val2017 with its `metric`, `licence`, `source`, `parameters` of the default weights."""
+    (member, *_) = published_members(name)
+    score = member.meta["_metrics"]["COCO-val2017"]["box_map"] / 100
+    return {
+        "score": score,
+        "metric": "box/AP",
+        "licence": LICENCE,
+        "source": member.url,
+        "parameters": member.meta["num_params"],
+    }
+
+
+def insert(model: Model, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy a torchvision detector's `state_dict` into a model put together alike.
+
+    Raises WeightsError, with `source` in front, and leaves the model as it was, when keys or shapes differ.
+    """
+    (task,) = model.named_tasks
+    given = {translate(key, model.backbone, task): value for key, value in tensors.items()}
+    compare(model.state_dict(), given, source)
+    model.load_state_dict(given, strict=False)
+
+
+def translate(key: str, backbone: Backbone, task: str) -> str:
+    """torchvision's name of a tensor -> ours.
+
+    Theirs are backbone.body, backbone.fpn, rpn and roi_heads; of a MobileNet's body only the numbered `features`.
+    """
+    for pattern, new in OLD_NAMES:
+        key = pattern.sub(new, key)
+    key = re.sub(r"mask_fcn(\d)\.", lambda found: f"{int(found.group(1)) - 1}.0.", key)
+    if key.startswith("backbone.fpn."):
+        return key.replace("backbone.fpn.", "backbone.", 1)
+    if key.startswith("backbone.body.") and hasattr(backbone.body, "features"):
+        return key.replace("backbone.body.", "backbone.body.features.", 1)
+    if key.startswith("backbone."):
+        return key
+    return f"tasks.{task}.{key.removeprefix('roi_heads.')}"

@@ -1,0 +1,27 @@
+"""Which candidates a loss is computed on: a few of each picture, objects and background in a fixed proportion.
+
+Girshick 2015, arXiv:1504.08083, section 2.3; Ren et al. 2015, arXiv:1506.01497, section 3.1.3.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sample(positive: Tensor, negative: Tensor, size: int, fraction: float) -> Tensor:
+    """A random choice (n, a) bool of at most `size` candidates in each row, of those that are either kind (n, a) bool.
+
+    At most `fraction` of `size` are positive; negatives fill the rest. Drawn from torch's global generator.
+    """
+    draw = torch.rand(positive.shape, device=positive.device)
+    chosen = _first(positive, draw, torch.full_like(positive[:, 0], int(size * fraction), dtype=torch.int64))
+    return chosen | _first(negative, draw, size - chosen.sum(1))
+
+
+def _first(kind: Tensor, draw: Tensor, counts: Tensor) -> Tensor:
+    """In each row those of a kind with the largest draws, `counts` (n,) of them."""
+    most = min(int(counts.max()), kind.shape[1]) if len(counts) else 0
+    chosen = torch.zeros_like(kind)
+    if most:
+        place = torch.where(kind, draw, -1.0).topk(most, 1).indices
+        chosen.scatter_(1, place, torch.arange(most, device=kind.device) < counts[:, None])
+    return chosen & kind
