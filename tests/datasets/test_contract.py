@@ -38,9 +38,22 @@ def csv_list(root: Path) -> str:
     return str(root / "list.csv")
 
 
+def voc(root: Path) -> str:
+    box = "<xmin>2</xmin><ymin>3</ymin><xmax>10</xmax><ymax>12</ymax>"
+    for i, split in enumerate(("train", "val")):
+        picture(root / f"JPEGImages/{i}.png", 50 * i)
+        (root / "Annotations").mkdir(exist_ok=True)
+        text = f"<annotation><object><name>a</name><bndbox>{box}</bndbox></object></annotation>"
+        (root / f"Annotations/{i}.xml").write_text(text)
+        (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Main/{split}.txt").write_text(f"{i}\n")
+    return str(root)
+
+
 SMALLEST: dict[str, Callable[[Path], str]] = {
     "image_folder": image_folder,
     "csv_list": csv_list,
+    "voc": voc,
     "scenes": lambda root: "scenes:3",
 }
 """For each format, a function that writes a tiny copy of its layout and returns the source to open."""
