@@ -66,6 +66,18 @@ class Resize(Geometric):
         return _scaling(size, self.size(size), antialias=self.antialias)
 
 
+class RandomResize(Geometric):
+    """The shorter side becomes a length from `low` to `high`, both included; as `Resize` otherwise."""
+
+    def __init__(self, low: int, high: int, longest: int | None = None, antialias: bool = True) -> None:
+        self.low, self.high, self.longest, self.antialias = low, high, longest, antialias
+
+    def warp(self, size: Size, rng: np.random.Generator) -> Warp:
+        """A length of the shorter side."""
+        side = int(rng.integers(self.low, self.high + 1))
+        return Resize(side, self.longest, self.antialias).warp(size, rng)
+
+
 class ResizeTo(Geometric):
     """The picture becomes `height` by `width`, whatever its aspect."""
 

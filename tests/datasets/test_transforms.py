@@ -24,6 +24,7 @@ from retinue.datasets.transforms import (
     Mosaic,
     RandomAffine,
     RandomCrop,
+    RandomResize,
     RandomResizedCrop,
     Resize,
     ScaleJitter,
@@ -153,6 +154,20 @@ def test_sizes():
     }
     for transform, size in sizes.items():
         assert transform(sample, generator()).image.shape[:2] == size
+
+
+def test_random_resize_draws_every_side_and_keeps_the_longest():
+    sample = Sample("x", np.zeros((20, 50, 3), np.uint8), {"boxes": np.array([[0, 0, 50, 20]], np.float32)})
+    resize, drawn = RandomResize(10, 13, longest=30), set()
+    for seed in range(60):
+        out = resize(sample, generator(seed))
+        height, width = out.image.shape[:2]
+        drawn.add((height, width))
+        np.testing.assert_allclose(out.targets["boxes"], [[0, 0, width, height]], atol=1e-5)
+        np.testing.assert_allclose(out.to_file @ (width, height, 1), (50, 20))
+    assert drawn == {(10, 25), (11, 27), (12, 30)}  # 13 x 32 would pass the bound
+    tall = Sample("x", np.zeros((50, 20, 3), np.uint8))
+    assert RandomResize(10, 10)(tall, generator()).image.shape == (25, 10, 3)
 
 
 def test_random_resized_crop_draws_what_the_paper_says():
