@@ -37,13 +37,20 @@ def sheet(
 
 
 def _place(area: np.ndarray, image: np.ndarray) -> None:
-    """Show the whole image in the middle of a square area, its sides in proportion, pixels kept as pixels."""
+    """Show the whole image in the middle of a square area."""
     tile = area.shape[0]
+    image = fit(image, tile)
+    height, width = image.shape[:2]
+    y, x = (tile - height) // 2, (tile - width) // 2
+    area[y : y + height, x : x + width] = image
+
+
+def fit(image: np.ndarray, tile: int) -> np.ndarray:
+    """The image with `tile` pixels at its longer side, its sides in proportion, pixels of small ones kept as pixels."""
     scale = tile / max(image.shape[:2])
     height, width = (max(1, round(scale * side)) for side in image.shape[:2])
     kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST if scale > 3 else cv2.INTER_LINEAR
-    y, x = (tile - height) // 2, (tile - width) // 2
-    area[y : y + height, x : x + width] = cv2.resize(image, (width, height), interpolation=kind)
+    return cv2.resize(image, (width, height), interpolation=kind)
 
 
 def images_of(pictures: Pictures) -> list[np.ndarray]:

@@ -1,12 +1,12 @@
 """What a detector says of one picture."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from retinue.datasets.targets import ClassMap, DataError
+from retinue.tasks.detection.draw import count_names, draw_objects, predicted
 from retinue.tasks.detection.masks import EncodedMasks, InstanceMasks, Masks
 
 __all__ = ["Detections", "EncodedMasks", "InstanceMasks", "Masks"]
@@ -57,7 +57,7 @@ class Detections:
                 f"{self.id}: {len(self.masks)} masks of a picture of {self.masks.size} "
                 f"for {n} boxes in one of {self.size}"
             )
-        if n and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
+        if n and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
             raise ValueError(f"{self.id}: labels {set(self.labels.tolist())} of {len(self.classes)} classes")
         if (np.diff(self.scores) > 0).any():
             raise ValueError(f"{self.id}: the scores do not descend")
@@ -93,8 +93,7 @@ class Detections:
         return [self.classes.names[label] for label in self.labels]
 
     def __str__(self) -> str:
-        counts = Counter(self.names).most_common()
-        return ", ".join(f"{count} {name}" for name, count in counts) or "nothing found"
+        return count_names(self.names)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, one entry an object: `labels` are class names and `label_ids` the original ids."""
@@ -113,3 +112,7 @@ class Detections:
         if self.keypoint_scores is not None:
             values["keypoint_scores"] = self.keypoint_scores.tolist()
         return values
+
+    def draw(self, picture: np.ndarray) -> np.ndarray:
+        """A copy of the picture (h, w, 3) uint8 RGB with boxes, names, scores, masks and keypoints; all there are."""
+        return draw_objects(picture, predicted(self), self.classes)
