@@ -21,9 +21,13 @@ KINDS: dict[str, tuple[Literal["error", "warning"], str]] = {
     "NaN box": ("error", "left out; correct or remove it"),
     "degenerate box": ("error", "left out: it has no area; correct or remove it"),
     "box outside": ("error", "left out: no part of it is in the picture; correct or remove it"),
+    "outline of another size": (
+        "error",
+        "left out: its run-length code was made for another picture; correct it",
+    ),
     "out-of-frame box": ("warning", "clipped to the picture; correct it"),
 }
-"""Faults of single boxes -> how bad they are, and what was done."""
+"""Faults of single objects -> how bad they are, and what was done."""
 
 
 def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from retinue.datasets.annotations import Annotations
 from retinue.datasets.box_checks import box_problem, clean_boxes, duplicates, suspicions
-from retinue.datasets.picture_files import PictureFiles
+from retinue.datasets.picture_files import VALIDATION, PictureFiles, held_out
 from retinue.datasets.pictures import PictureError, orient, read_header
 from retinue.datasets.problem import Problem
 from retinue.datasets.scan import in_threads
@@ -26,8 +26,8 @@ class ObjectPictures(PictureFiles):
     boxes that are not finite, empty or outside, with a tolerance of one pixel for what merely sticks out; pictures
     that cannot be opened or whose size is not the stated one (`skipped`). Where the stated size is the stored
     one of a picture that EXIF turns by a quarter, the annotation was made without EXIF, and is turned with the
-    picture. `annotations.sizes` are then the sizes of the upright pictures. found: problems that the format met.
-    fractions: coordinates are parts of the picture's width and height, as in YOLO's files, and are multiplied.
+    picture. `annotations.sizes` are then the sizes of the upright pictures. found, skipped: problems and files
+    that the format met. fractions: coordinates are parts of the picture's width and height, as in YOLO's files.
     Indexing gives a `Sample` with the targets of `keys`; it raises PictureError where the file cannot be read.
     Raises DataError where no picture can be used.
     """
@@ -40,9 +40,11 @@ class ObjectPictures(PictureFiles):
         classes: ClassMap,
         channels: int = 3,
         found: Iterable[Problem] = (),
+        skipped: Iterable[tuple[Path, str]] = (),
         fractions: bool = False,
     ) -> None:
         super().__init__(root, split, annotations.paths, classes, channels)
+        self.skipped += skipped
         self._problems = list(found)
         self._frames = np.ones(len(annotations), np.uint8)
         self.annotations = annotations
@@ -86,6 +88,11 @@ class ObjectPictures(PictureFiles):
         a = self.annotations
         pictures, sizes = a.pictures, a.object_sizes()
         boxes, kept, faults = clean_boxes(a.boxes, sizes)
+        if a.segments is not None:
+            stored = np.where(self._frames[pictures, None] >= 5, sizes[:, ::-1], sizes)
+            wrong = kept & (a.segments.sizes != stored).any(1) & a.segments.sizes.any(1)
+            kept &= ~wrong
+            faults |= dict.fromkeys(np.flatnonzero(wrong).tolist(), "outline of another size")
         self._problems += [
             box_problem(kind, str(self.path(pictures[row])), self._name(row), a.boxes[row], sizes[row])
             for row, kind in faults.items()
@@ -189,6 +196,24 @@ class ObjectPictures(PictureFiles):
         labels = np.array(index, np.int64)[self.annotations.labels]
         chosen.classes, chosen.annotations = classes, replace(self.annotations, labels=labels)
         return chosen
+
+
+HELD_OUT = (
+    f"the data have no splits of their own: {VALIDATION:.0%} of the pictures, by a hash of the path, is val"
+)
+
+
+Whole = TypeVar("Whole", bound=ObjectPictures)
+
+
+def divided(whole: Whole) -> dict[str, Whole]:
+    """ "train" and "val" of pictures without splits; of a single picture "train" alone."""
+    held = held_out(whole._paths, np.zeros(len(whole), np.int64))
+    parts = {name: whole.select(chosen) for name, chosen in (("train", ~held), ("val", held)) if chosen.any()}
+    for name, part in parts.items():
+        part.split = name
+        part.remarks.append(HELD_OUT)
+    return parts
 
 
 def _optional(a: Annotations) -> dict[str, tuple[Any, type]]:
