@@ -1,23 +1,11 @@
 """A classifier's curves and tables, drawn to files."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from retinue.tasks.classification.fit import Shots
-
-COUNTED = 20
-"""Up to so many classes the confusion matrix has its counts written in."""
-NAMED = 120
-"""Up to so many classes every row has its name."""
-
-
-def _figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, without any state of pyplot's."""
-    from matplotlib.figure import Figure  # slow, and only drawing needs it
-
-    return Figure(figsize=(width, height), layout="constrained")
+from retinue.tasks.plots import COLOURS, NAMED, cut, draw_matrix, new_figure
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str], path: str) -> None:
@@ -25,34 +13,7 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str], path: str) -> No
 
     Colours are shares of the row, so that rare classes show; the counts are written for up to 20 classes.
     """
-    k = len(names)
-    rows = confusion.sum(1, keepdims=True)
-    shares = np.divide(confusion, rows, out=np.zeros((k, k)), where=rows > 0)
-    side = float(np.clip(3 + 0.42 * k if k <= COUNTED else 5 + 0.11 * k, 4.5, 18))
-    figure = _figure(side + 1, side)
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
-    _name_ticks(axes, names)
-    axes.set(xlabel="predicted", ylabel="true", title=_accuracy_title(confusion))
-    if k <= COUNTED:
-        for i, j in np.ndindex(k, k):
-            colour = "white" if shares[i, j] > 0.5 else "black" if confusion[i, j] else "0.75"
-            axes.text(j, i, str(confusion[i, j]), ha="center", va="center", color=colour, fontsize=9)
-    figure.savefig(path, dpi=120)
-
-
-def _name_ticks(axes: Any, names: Sequence[str]) -> None:
-    k = len(names)
-    size = 9 if k <= COUNTED else float(np.clip(600 / k, 5, 8))
-    places = range(0, k, 1 if k <= NAMED else -(-k // 50))
-    labels = [_cut(names[i]) for i in places]
-    axes.set_xticks(places, labels, rotation=0 if k <= 3 else 90, fontsize=size)
-    axes.set_yticks(places, labels, fontsize=size)
-
-
-def _cut(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+    draw_matrix(confusion, names, path, _accuracy_title(confusion))
 
 
 def _accuracy_title(confusion: np.ndarray) -> str:
@@ -70,13 +31,13 @@ def draw_per_class(accuracies: Mapping[str, float], path: str) -> None:
     rows = sorted(accuracies.items(), key=lambda row: (np.isnan(row[1]), row[1]))
     shown = rows if len(rows) <= NAMED else rows[: NAMED // 2]
     values = np.array([value for _, value in shown])
-    figure = _figure(7, max(2.0, 1.3 + 0.24 * len(shown)))
+    figure = new_figure(7, max(2.0, 1.3 + 0.24 * len(shown)))
     axes = figure.subplots()
-    axes.barh(range(len(shown)), np.nan_to_num(values), height=0.7, color="#2e7dbe")
+    axes.barh(range(len(shown)), np.nan_to_num(values), height=0.7, color=COLOURS[0])
     for i, value in enumerate(values):
         text = "no pictures" if np.isnan(value) else f"{100 * value:.1f}%"
         axes.text(1.02, i, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(shown)), [_cut(name, 32) for name, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [cut(name, 32) for name, _ in shown], fontsize=8)
     axes.set(xlim=(0, 1.0), ylim=(len(shown) - 0.4, -0.6), xlabel="accuracy")
     known = [value for _, value in rows if not np.isnan(value)]
     if known:
@@ -94,9 +55,9 @@ def draw_curve(series: Mapping[str, Sequence[Shots]], path: str, chance: float |
     series: rows of (shots, mean, deviation, ...) by name, for instance "ImageNet features + linear" and "from
     scratch"; accuracies in [0, 1]; the bars show one standard deviation. `chance` adds a line.
     """
-    figure = _figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
-    styles = [("#2e7dbe", "o"), ("#c8382f", "s"), ("#3b8f4a", "^"), ("#8a5fb0", "D"), ("#777777", "v")]
+    styles = list(zip(COLOURS, "os^Dv"))
     for i, (name, rows) in enumerate(series.items()):
         colour, marker = styles[i % len(styles)]
         shots, means, deviations = (np.array([row[j] for row in rows], dtype=float) for j in range(3))

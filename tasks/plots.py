@@ -1,0 +1,65 @@
+"""What the plots of several tasks share: a figure, its colours, a matrix of counts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+COUNTED = 20
+"""Up to so many classes a matrix has its counts written in."""
+NAMED = 120
+"""Up to so many classes every row has its name."""
+COLOURS = (
+    "#2e7dbe", "#c8382f", "#3b8f4a", "#8a5fb0", "#d98e04", "#1a9c9c", "#7a5230", "#d35fa0", "#4b4b9b", "#777777",
+)  # fmt: skip
+"""Lines and bars, told apart; the first is the usual one."""
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches, without any state of pyplot's."""
+    from matplotlib.figure import Figure  # slow, and only drawing needs it
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def cut(name: str, length: int = 24) -> str:
+    """A name of at most `length` characters."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def draw_matrix(
+    counts: np.ndarray,
+    names: Sequence[str],
+    path: str,
+    title: str,
+    predicted_names: Sequence[str] | None = None,
+) -> None:
+    """Draw a confusion matrix (k, k) of counts, row true and column predicted, to an image file.
+
+    Colours are shares of the row, so that rare classes show; the counts are written for up to 20 classes.
+    `predicted_names` are those of the columns where they are not `names`.
+    """
+    k = len(names)
+    rows = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, rows, out=np.zeros((k, k)), where=rows > 0)
+    side = float(np.clip(3 + 0.42 * k if k <= COUNTED else 5 + 0.11 * k, 4.5, 18))
+    figure = new_figure(side + 1, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
+    _name_ticks(axes, names, predicted_names or names)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if k <= COUNTED:
+        for i, j in np.ndindex(k, k):
+            colour = "white" if shares[i, j] > 0.5 else "black" if counts[i, j] else "0.75"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _name_ticks(axes: Any, names: Sequence[str], predicted_names: Sequence[str]) -> None:
+    k = len(names)
+    size = 9 if k <= COUNTED else float(np.clip(600 / k, 5, 8))
+    places = range(0, k, 1 if k <= NAMED else -(-k // 50))
+    rotation = 0 if k <= 3 else 90
+    axes.set_xticks(places, [cut(predicted_names[i]) for i in places], rotation=rotation, fontsize=size)
+    axes.set_yticks(places, [cut(names[i]) for i in places], fontsize=size)
