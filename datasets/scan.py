@@ -36,24 +36,32 @@ FileData = TypeVar("FileData", bound=OfFiles)
 
 
 def scan(
-    dataset: OfFiles, workers: int = 2, progress: Progress | None = None, notes: Counter[str] | None = None
+    dataset: OfFiles,
+    workers: int = 2,
+    progress: Progress | None = None,
+    notes: Counter[str] | None = None,
+    sizes: dict[Path, tuple[int, int]] | None = None,
 ) -> list[tuple[Path, str]]:
     """(file, reason) of each picture file of a data set that cannot be read whole, in order.
 
-    Every file is read as far as is needed to be sure. `notes` counts what reading does to odd ones, by kind.
+    Every file is read as far as is needed to be sure. `notes` counts what reading does to odd ones, by kind; `sizes`
+    is given (height, width) of the others as they are shown.
     """
 
-    def judge(path: Path) -> tuple[str, tuple[str, ...]]:
+    def judge(path: Path) -> tuple[str, tuple[str, ...], tuple[int, int]]:
         try:
-            return "", check_picture(path).notes(dataset.channels, suffix=path.suffix)
+            header = check_picture(path)
+            return "", header.notes(dataset.channels, suffix=path.suffix), header.size
         except PictureError as error:
-            return str(error).removeprefix(f"{path}: "), ()
+            return str(error).removeprefix(f"{path}: "), (), (0, 0)
 
     paths = [dataset.path(i) for i in range(len(dataset))]
     answers = in_threads(judge, paths, workers, progress)
     if notes is not None:
-        notes.update(note for _, kinds in answers for note in kinds)
-    return [(path, reason) for path, (reason, _) in zip(paths, answers) if reason]
+        notes.update(note for _, kinds, _ in answers for note in kinds)
+    if sizes is not None:
+        sizes |= {path: size for path, (reason, _, size) in zip(paths, answers) if not reason}
+    return [(path, reason) for path, (reason, *_) in zip(paths, answers) if reason]
 
 
 def usable(
@@ -62,12 +70,13 @@ def usable(
     progress: Progress | None = None,
     strict: bool = False,
     notes: Counter[str] | None = None,
+    sizes: dict[Path, tuple[int, int]] | None = None,
 ) -> FileData:
     """The data set without the pictures that `scan` finds wanting; they are named in its `skipped`.
 
     strict: raise DataError, naming them all, instead. Raises DataError too where nothing is left.
     """
-    bad = scan(dataset, workers, progress, notes)
+    bad = scan(dataset, workers, progress, notes, sizes)
     if bad and strict:
         named = "\n".join(f"  {path}: {reason}" for path, reason in bad)
         raise DataError(f"{len(bad)} of {len(dataset)} pictures cannot be used:\n{named}")

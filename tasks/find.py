@@ -65,7 +65,8 @@ def published() -> dict[str, ModuleType]:
 
     Such a module has `names() -> list[str]`; `build(name, weights=None) -> (Model, facts)`, the model in evaluation
     mode with the named weights (default: its best published ones) and what its header says beside its construction,
-    `imgsz` among it; and `describe(name) -> dict`: `score` with its `metric`, `licence`, `source`, `parameters`.
+    `imgsz` among it; and `describe(name) -> dict`: `score` in [0, 1] with its `metric`, `licence`, `source` and
+    `parameters`, empty where nothing is published.
     """
     found: dict[str, ModuleType] = {}
     for path in modules():

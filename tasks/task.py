@@ -40,7 +40,11 @@ class Metric(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """Flat, stable names -> values, the headline first."""
+        """Flat, stable names -> values, the headline first; `NAME/CLASS` is one class's share of the figure `NAME`.
+
+        NaN where there is nothing to judge. A metric may also have `notes()` and `diagnose()`, lists of sentences that
+        are said after the figures: why one is NaN, what is probably wrong where they are 0.
+        """
         ...
 
 
@@ -66,6 +70,8 @@ class Task(nn.Module):
     """Further metrics that training says after each epoch, where there are such."""
     groups_by_aspect: ClassVar[bool] = False
     """Whether training batches are made of pictures of similar aspect: for tasks whose pictures keep theirs."""
+    default_side: ClassVar[int] = 224
+    """`imgsz` unless asked otherwise."""
     levels: tuple[str, ...]
     """The backbone's levels that this task reads."""
     classes: ClassMap | None

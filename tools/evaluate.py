@@ -1,7 +1,7 @@
 """Evaluate a model on data, from pixels: one path for training's validation and for `retinue eval`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from retinue.datasets.targets import DataError
 from retinue.tasks.task import Metric, Model, Task
 from retinue.tools import run_folder
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
+from retinue.tools.judge import judge
 from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
 from retinue.tools.open_model import open_model
 from retinue.tools.options import Eval, make
@@ -59,12 +60,19 @@ def eval_loader(
 ) -> Loader:
     """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
     return Loader(
-        View(dataset, task.eval_transform(side), task.needs, file_frame=True), workers, pad, divisor
+        View(dataset, task.eval_transform(side), task.target_keys(), file_frame=True), workers, pad, divisor
     )
 
 
+def check_keys(tasks: dict[str, Task], dataset: Any, source: str) -> None:
+    """DataError where the data lack a target that a task cannot do without."""
+    for name, task in tasks.items():
+        if missing := task.needs - dataset.keys:
+            raise DataError(f"{name} needs {sorted(missing)}, but {source} gives {sorted(dataset.keys)}")
+
+
 def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
-    """Evaluate a run, a saved model, or a published classifier; the options are `options.Eval`'s.
+    """Evaluate a run, a saved model, or a published one; the options are `options.Eval`'s.
 
     Returns flat metric names -> values. Raises DataError where data and model do not fit each other.
 
@@ -72,6 +80,8 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     >>> evaluate("runs/classification/mobilenet_v2", data="photos")["top1"]  # doctest: +SKIP
     """
     options, _ = make("eval", {"model": model, **settings})
+    if options.predictions:
+        return judge_file(options)
     if not options.model:
         raise DataError("eval what? e.g. `retinue eval runs/classification/resnet18 data=photos`")
     log = Log(sys.stderr if options.json == "-" else None)
@@ -88,6 +98,7 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
         raise DataError(f"{options.data}: no split {name!r}; it has {', '.join(splits)}")
     dataset: Any = splits[name]
     dataset = dataset.with_size(side) if hasattr(dataset, "with_size") else dataset
+    check_keys(loaded.named_tasks, dataset, options.data)
     dataset = with_channels(dataset, loaded.backbone.in_channels)
     dataset = readable({name: dataset}, options.strict, log)[name]
     workers = workers_for(options.workers)
@@ -99,10 +110,24 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     say_figures(
         values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {precision})", log
     )
+    say_remarks(metrics, log)
     run_folder.write_json(options.json, values)
     if folder := plots_folder(options, path, name):
         draw_plots(loaded.named_tasks, metrics, folder)
         log(f"curves in {folder}")
+    return values
+
+
+def judge_file(options: Eval) -> dict[str, float]:
+    """The figures of a results file, without a model."""
+    if options.model:
+        raise DataError(f"eval: model={options.model} or predictions={options.predictions}, not both")
+    log = Log(sys.stderr if options.json == "-" else None)
+    values, remarks = judge(options.predictions or "", options.data, options.split, options.format)
+    say_figures(values, f"{options.predictions} on {options.data}", log)
+    for remark in remarks:
+        log(f"  {remark}")
+    run_folder.write_json(options.json, values)
     return values
 
 
@@ -120,7 +145,25 @@ def say_figures(values: dict[str, float], title: str, log: Log) -> None:
     """A few lines for people: the flat figures first, then a line a class."""
     log(title)
     for key, value in values.items():
-        log(f"  {key:<28} {'n/a' if value != value else f'{value:.4f}'}")
+        log(f"  {key:<28} {number(value)}")
+
+
+def number(value: float) -> str:
+    """A figure with four decimals, n/a for NaN."""
+    return "n/a" if value != value else f"{value:.4f}"
+
+
+def say_remarks(metrics: dict[str, Metric], log: Log) -> None:
+    """What the metrics have to say of their figures: why one is n/a, what is probably wrong where they are 0."""
+    for metric in metrics.values():
+        for kind in ("notes", "diagnose"):
+            for line in getattr(metric, kind, list)():
+                log(f"  {line}")
+
+
+def per_class(key: str, values: Collection[str]) -> bool:
+    """Whether a figure is one class's share of another: `box/AP/NAME` of `box/AP`."""
+    return any(key[:i] in values for i, letter in enumerate(key) if letter == "/")
 
 
 def draw_plots(tasks: dict[str, Task], metrics: dict[str, Metric], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""List what there is: backbones with their published weights, tasks with their settings, data formats."""
+"""List what there is: backbones with their published weights, published models, tasks, data formats."""
 
 import sys
 from typing import Any
@@ -9,8 +9,7 @@ from rich.table import Table
 import retinue.backbones
 from retinue.backbones.weights import published
 from retinue.datasets.formats import format_modules
-from retinue.tasks.find import find
-from retinue.tasks.find import names as task_names
+from retinue.tasks import find
 from retinue.tools.options import UsageError, closest, make
 from retinue.tools.run_folder import write_json
 
@@ -32,16 +31,22 @@ def backbones() -> list[dict[str, Any]]:
     return rows
 
 
+def models() -> list[dict[str, Any]]:
+    """A row for every published model; classifiers are their backbones' rows."""
+    others = {name: m for name, m in find.published().items() if name not in retinue.backbones.names()}
+    return [{"model": name, **module.describe(name)} for name, module in others.items()]
+
+
 def tasks() -> list[dict[str, Any]]:
     """Every task with the first line of its docstring, the targets it needs and its headline metric."""
     return [
         {
             "task": name,
-            "what": (find(name).__doc__ or "").split("\n")[0],
-            "needs": sorted(find(name).needs),
-            "metric": find(name).headline,
+            "what": (find.find(name).__doc__ or "").split("\n")[0],
+            "needs": sorted(find.find(name).needs),
+            "metric": find.find(name).headline,
         }
-        for name in task_names()
+        for name in find.names()
     ]
 
 
@@ -71,14 +76,14 @@ def text(value: Any) -> str:
     if isinstance(value, int) and value > 9999:
         return f"{value / 1e6:.1f} M"
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
     return ", ".join(value) if isinstance(value, list) else str(value).partition(";")[0]
 
 
 def run(settings: dict[str, Any]) -> int:
     """The command."""
     options, _ = make("list", settings)
-    kinds = {"backbones": backbones, "tasks": tasks, "datasets": datasets}
+    kinds = {"backbones": backbones, "models": models, "tasks": tasks, "datasets": datasets}
     if options.what not in (*kinds, "all"):
         near = closest(options.what, kinds) or "; choose all, " + ", ".join(kinds)
         raise UsageError(f"list {options.what}: nothing of that kind{near}")
@@ -87,6 +92,7 @@ def run(settings: dict[str, Any]) -> int:
     found = {name: rows() for name, rows in kinds.items() if options.what in (name, "all")}
     columns = {
         "backbones": ["backbone", "weights", "licence"] if options.licence else BRIEF,
+        "models": ["model", "metric", "score", "parameters", "licence"],
         "tasks": ["task", "what", "needs", "metric"],
         "datasets": ["format", "what"],
     }

@@ -23,8 +23,8 @@ KEPT = 256 * 2**20
 class View:
     """A data set seen through a transform. Reading errors come back as values, so that their text stays clean.
 
-    Only the targets of `keys` are kept, so that nothing is moved in vain. `file_frame` keeps them as the data set
-    gives them, in the file's pixels, for evaluation.
+    Only the targets of `keys` are read and kept, so that nothing is decoded or moved in vain. `file_frame` keeps them
+    as the data set gives them, in the file's pixels, for evaluation.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class View:
         seed: int = 0,
         file_frame: bool = False,
     ) -> None:
+        if hasattr(dataset, "with_keys"):
+            dataset = dataset.with_keys(frozenset(keys) & dataset.keys)
         self.dataset, self.transform, self.keys = dataset, transform, keys
         self.seed, self.file_frame = seed, file_frame
         self.kept: dict[int, Sample] = {}
@@ -98,14 +100,42 @@ def batches_an_epoch(count: int, batch: int, ranks: int = 1) -> int:
     return max(1, min(-(-count // batch), count // ranks))
 
 
-def epoch_batches(count: int, batch: int, seed: int, epoch: int, ranks: int = 1) -> list[np.ndarray]:
+def epoch_batches(
+    count: int, batch: int, seed: int, epoch: int, ranks: int = 1, sizes: np.ndarray | None = None
+) -> list[np.ndarray]:
     """A training epoch's batches of indices: every picture once, batch sizes differing by at most one.
 
     The larger batches come first, so that what does not fit into memory shows at once; no batch is a small
     remainder, on which batch norm would take its statistics from a handful of pictures.
+    sizes: (count, 2) height and width of the pictures; given, those of similar aspect share a batch, which saves
+    padding, and the batch with the largest canvas comes first.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    return np.array_split(order, batches_an_epoch(count, batch, ranks))
+    rng = np.random.default_rng((seed, epoch))
+    order, batches = rng.permutation(count), batches_an_epoch(count, batch, ranks)
+    if sizes is None:
+        return np.array_split(order, batches)
+    order = order[np.argsort(aspect_bins(sizes)[order], kind="stable")]
+    parts = np.array_split(order, batches)
+    canvases = [len(part) * canvas(sizes[part]) for part in parts]
+    first = int(np.argmax(canvases))
+    return [parts[first], *(parts[k] for k in rng.permutation(batches) if k != first)]
+
+
+ASPECTS = 2 ** np.linspace(-1, 1, 7)
+"""Bounds of the bins of width over height, from 1:2 to 2:1, whose pictures share training batches."""
+
+
+def aspect_bins(sizes: np.ndarray) -> np.ndarray:
+    """The bin (n,) of each picture's aspect; sizes: (n, 2) height and width, 0 where unknown (taken for a square)."""
+    heights, widths = np.maximum(sizes, 0).T.astype(np.float64)
+    known = (heights > 0) & (widths > 0)
+    return np.digitize(np.divide(widths, heights, out=np.ones(len(sizes)), where=known), ASPECTS)
+
+
+def canvas(sizes: np.ndarray) -> float:
+    """The area of the canvas that pictures (n, 2) of height and width share once their shorter sides are 1."""
+    sides = np.maximum(sizes, 1)
+    return float((sides / sides.min(1, keepdims=True)).max(0).prod())
 
 
 def share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from retinue.datasets.targets import Pictures, Target
 from retinue.tools import state
-from retinue.tools.loader import epoch_batches, share
+from retinue.tools.loader import share
 from retinue.tools.progress import counting
 from retinue.tools.setup import Setup
 from retinue.tools.step import TrainingStopped, descend
@@ -22,7 +22,7 @@ from retinue.tools.training_run import Run, set_rates
 def train_epoch(setup: Setup, run: Run, batches: int) -> None:
     """The rest of an epoch: from `run.step` on. Leaves the state at the next epoch's beginning."""
     options, rank, ranks = setup.options, setup.rank, setup.ranks
-    order = epoch_batches(len(setup.train_set), options.batch, options.seed, run.epoch, ranks)
+    order = setup.epoch_batches(run.epoch)
     keys = [[(run.epoch, int(i)) for i in share(b, rank, ranks)] for b in order]
     run.model.train()
     saved_at = time.monotonic()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from retinue.tools.loader import epoch_batches, share
+from retinue.tools.loader import share
 from retinue.tools.progress import track
 from retinue.tools.setup import Setup
 from retinue.tools.step import TrainingStopped, descend
@@ -50,7 +50,7 @@ def _sweep(setup: Setup, run: Run) -> tuple[list[float], list[float]]:
     keys: list[list[tuple[int, int]]] = []
     epoch = 0
     while len(order) < STEPS:
-        for batch in epoch_batches(len(setup.train_set), options.batch, options.seed, epoch, setup.ranks):
+        for batch in setup.epoch_batches(epoch):
             order.append(batch)
             keys.append([(epoch, int(i)) for i in share(batch, setup.rank, setup.ranks)])
         epoch += 1

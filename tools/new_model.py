@@ -5,19 +5,31 @@ from typing import Any
 
 import retinue.backbones
 from retinue.backbones.backbone import TAKEN, Backbone
-from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
 from retinue.tasks.find import find
 from retinue.tasks.task import Model, Task
-from retinue.tools.open_model import find_weights
+from retinue.tools.open_model import open_model
 from retinue.tools.options import Train, UsageError
 from retinue.tools.progress import Log
 
+Begun = tuple[Model, dict[str, Any]]
+"""The saved or published model that a run begins with, and its header."""
 
-def build_model(options: Train, settings: dict[str, Any], splits: dict[str, Any], log: Log) -> Model:
-    """The model: from a saved one, or a backbone with the task's new head on it; frozen as `tune` says."""
-    if options.model:
-        model = continued(options, settings, splits["train"], log)
+
+def begin(options: Train) -> Begun | None:
+    """What `model=` names, opened; None where a run begins with a backbone under a new head."""
+    if not options.model:
+        return None
+    model, header, _ = open_model(options.model, options.weights, "cpu")
+    return model, header
+
+
+def build_model(
+    options: Train, settings: dict[str, Any], splits: dict[str, Any], log: Log, begun: Begun | None = None
+) -> Model:
+    """The model: from the one that is begun with, or a backbone under the task's new head; frozen as `tune` says."""
+    if begun := begun or begin(options):
+        model = continued(options, settings, splits["train"], log, begun)
     else:
         backbone = retinue.backbones.build(options.backbone, options.weights, in_channels=options.channels)
         if not options.weights:
@@ -37,24 +49,18 @@ def rebuild_model(options: Train, saved: dict[str, Any]) -> Model:
     return model
 
 
-def continued(options: Train, settings: dict[str, Any], train_set: Any, log: Log) -> Model:
-    """The saved model of `options.model`, made ready for these data and settings.
+def continued(options: Train, settings: dict[str, Any], train_set: Any, log: Log, begun: Begun) -> Model:
+    """The model that is begun with, made ready for these data and settings.
 
     All of its backbone is kept: options, preprocessing, origin, weights, and what its tasks had taken over from it.
     Where it has the task, its settings hold but for those that are asked for, and of its weights those that fit:
     other classes get new last layers, a setting that changes shapes (`head`) new layers there. The log says which.
     """
-    if options.weights:
-        raise UsageError(f"model={options.model} holds its own weights; leave out weights={options.weights}")
-    path = find_weights(options.model or "")
-    if path is None:
-        raise DataError(
-            f"model={options.model}: no such file or run; published weights are named by weights="
-        )
-    saved, header = model_file.load(path)
+    saved, header = begun
     backbone = model_file.construct_backbone(header["backbone"])
     restore_backbone(backbone, saved)
-    options.backbone, options.channels = backbone.architecture, backbone.in_channels
+    options.backbone = backbone.options.get("body", backbone.architecture)  # a pyramid's is what it stands on
+    options.channels = backbone.in_channels
     kind = find(options.task)
     name, old = next(
         ((name, task) for name, task in saved.named_tasks.items() if type(task) is kind),
@@ -63,7 +69,9 @@ def continued(options: Train, settings: dict[str, Any], train_set: Any, log: Log
     if old is not None:
         settings = {k: v for k, v in old.settings.items() if k not in kind.resolved} | settings
     model = with_new_head(backbone, name, options, settings, train_set)
-    log(f"weights of {path}'s {options.backbone}" + dropped(saved, name if old is not None else None))
+    log(
+        f"weights of {options.model}'s {options.backbone}" + dropped(saved, name if old is not None else None)
+    )
     if old is None:
         log(f"{name}: a new head")
     else:
@@ -79,6 +87,8 @@ def with_new_head(
     if options.method != "descend":
         settings = (kind.FITTED or {}) | settings
     settings = kind.resolve_settings(settings, train_set)
+    backbone = kind.trunk_for(backbone, settings)
+    backbone = kind.trunk_for(backbone, settings)
     return Model(backbone, {name: kind(backbone, train_set.classes, **settings)})  # type: ignore[call-arg]
 
 
@@ -136,3 +146,4 @@ def tune(model: Model, what: str, frozen_norm: bool) -> None:
     else:
         raise UsageError(f"tune={what}: say all, head, or how many of the last stages of {', '.join(stages)}")
     model.freeze(through, norm=frozen_norm)
+    model.freeze_unread()

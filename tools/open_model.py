@@ -1,14 +1,13 @@
-"""A model by what people have at hand: a run's folder, a saved file, or a published backbone's name."""
+"""A model by what people have at hand: a run's folder, a saved file, or a published model's name."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import retinue.backbones
 from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
-from retinue.tasks.classification.classification import Classifier
+from retinue.tasks.find import published
 from retinue.tasks.task import Model
 from retinue.tools.options import closest
 
@@ -31,17 +30,17 @@ def open_model(
 ) -> tuple[Model, dict[str, Any], Path | None]:
     """(model in evaluation mode, its header, its file or None).
 
-    A backbone's name gives its ImageNet classifier with `weights` (default: the published ones). Raises DataError
-    where the name is none of the three.
+    A published model's name gives it with `weights` (default: its best); a backbone's name is its ImageNet
+    classifier's. Raises DataError where the name is none of the three.
     """
     path = find_weights(name)
     if path:
         if weights:
             raise DataError(f"{path} holds its own weights; leave out weights={weights}")
         return *model_file.load(path, device), path
-    if name not in retinue.backbones.names():
-        near = closest(name, retinue.backbones.names())
-        raise DataError(f"{name!r} is no run's folder, no saved model and no backbone{near}")
-    backbone = retinue.backbones.build(name, weights or "imagenet")
-    model = Model(backbone, {"classification": Classifier.published(backbone)}).to(device).eval()
-    return model, model_file.header(model, imgsz=backbone.preprocessing.crop), None
+    models = published()
+    if name not in models:
+        near = closest(name, models)
+        raise DataError(f"{name!r} is no run's folder, no saved model and no published model{near}")
+    model, facts = models[name].build(name, weights)
+    return model.to(device).eval(), model_file.header(model, **facts), None

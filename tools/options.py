@@ -95,7 +95,10 @@ class Train:
 class Eval:
     """Evaluate a saved model on data, from pixels, with the numbers that training printed."""
 
-    model: str = _option("", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn")
+    model: str = _option(
+        "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"
+    )
+    predictions: str | None = _option(None, "a COCO results file to judge instead of a model")
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N]")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
@@ -113,7 +116,9 @@ class Eval:
 class Predict:
     """Predict on pictures and folders: draws, writes json, prints where."""
 
-    model: str = _option("", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn")
+    model: str = _option(
+        "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"
+    )
     source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs"})
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int = _option(8, "pictures at once", least=1)

@@ -110,7 +110,7 @@ def embed(setup: Setup, dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray
     task, preparation = setup.task, setup.model.backbone.preprocessing
     workers = workers_for(setup.options.workers)
     loader = Loader(
-        View(dataset, task.eval_transform(setup.side), task.needs),
+        View(dataset, task.eval_transform(setup.side), task.target_keys()),
         workers,
         preparation.pad,
         preparation.divisor,
@@ -191,11 +191,12 @@ def from_scratch(setup: Setup, chosen: np.ndarray, seed: int) -> float:
         options=options,
         model=Model(backbone, {"classification": task}),
         splits=setup.splits | {"train": Subset(setup.train_set, chosen)},
+        sizes=None,
         learning_rates=(FROM_SCRATCH, FROM_SCRATCH),
         log=Log(quiet=True),
         draws=False,
     )
-    view = View(own.train_set, task.train_transform(setup.side), task.needs, seed)
+    view = View(own.train_set, task.train_transform(setup.side), task.target_keys(), seed)
     own.train_loader = Loader(view, 0)
     run = start(own)
     setup.accelerator.free_memory()  # it would keep every model that it has seen

@@ -2,7 +2,10 @@
 
 import copy
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from retinue.datasets.scan import usable
 from retinue.datasets.targets import DataError
@@ -25,21 +28,27 @@ def with_channels(dataset: Any, channels: int) -> Any:
     return chosen
 
 
-def readable(splits: dict[str, Any], strict: bool, log: Log) -> dict[str, Any]:
+def readable(
+    splits: dict[str, Any], strict: bool, log: Log, sizes: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """The splits without their unusable pictures, each of which is named with the reason.
 
-    What the reader does to odd pictures (palette, CMYK, 16 bits, ...) is counted and said. Raises DataError with
-    `strict`, naming them all, or where a split has none left.
+    What the reader does to odd pictures (palette, CMYK, 16 bits, ...) is counted and said. `sizes` is given, by split,
+    (height, width) of the pictures that are left, (n, 2) int32, as they are shown. Raises DataError with `strict`,
+    naming them all, or where a split has none left.
     """
-    return {name: _readable(name, split, strict, log) if hasattr(split, "path") else split
+    sizes = {} if sizes is None else sizes
+    return {name: _readable(name, split, strict, log, sizes) if hasattr(split, "path") else split
             for name, split in splits.items()}  # fmt: skip
 
 
-def _readable(name: str, dataset: Any, strict: bool, log: Log) -> Any:
+def _readable(name: str, dataset: Any, strict: bool, log: Log, sizes: dict[str, np.ndarray]) -> Any:
     notes: Counter[str] = Counter()
     before = len(dataset.skipped)
+    found: dict[Path, tuple[int, int]] = {}
     with counting(f"scan {name}", log, len(dataset)) as step:
-        good = usable(dataset, max(1, default_workers()), up_to(step), strict, notes)
+        good = usable(dataset, max(1, default_workers()), up_to(step), strict, notes, found)
+    sizes[name] = np.array([found[good.path(i)] for i in range(len(good))], np.int32)
     skipped = good.skipped[before:]
     for path, reason in skipped[:SHOWN]:
         log(f"skipped: {path}: {reason}")

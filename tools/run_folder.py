@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ def format_number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def plot_results(folder: Path, history: list[dict[str, float]], headline: str) -> None:
-    """`results.png`: losses, the headline metric and the learning rates over epochs."""
+def plot_results(folder: Path, history: list[dict[str, float]], metrics: Sequence[str]) -> None:
+    """`results.png`: losses, the metrics, the headline first, and the learning rates over epochs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,7 +104,7 @@ def plot_results(folder: Path, history: list[dict[str, float]], headline: str) -
     keys = list(dict.fromkeys(key for row in history for key in row))
     panels = {
         "loss": [k for k in keys if k.startswith("train/") or k.endswith("loss")],
-        headline: [k for k in keys if k == headline or k.endswith("/" + headline)],
+        metrics[0]: [k for k in metrics if k in keys and not k.endswith("loss")],
         "learning rate": [k for k in keys if k.startswith("lr/")],
     }
     figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.4), layout="constrained")

@@ -19,7 +19,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from retinue.datasets.formats import describe, open_splits
 from retinue.datasets.targets import DataError, Transform
 from retinue.datasets.transforms import Compose, load_albumentations
 from retinue.tasks import model_file
@@ -27,12 +26,12 @@ from retinue.tasks.task import Model, Task
 from retinue.tools import run_folder, state
 from retinue.tools.devices import resolve_device, resolve_precision
 from retinue.tools.evaluate import eval_loader
-from retinue.tools.loader import Loader, View, workers_for
-from retinue.tools.new_model import build_model, rebuild_model
-from retinue.tools.open_model import find_weights
+from retinue.tools.loader import Loader, View, epoch_batches, workers_for
+from retinue.tools.new_model import begin, build_model, rebuild_model
 from retinue.tools.options import Train, UsageError, as_dict
 from retinue.tools.progress import Log
-from retinue.tools.reading import readable, with_channels
+from retinue.tools.reading import with_channels
+from retinue.tools.run_data import check_fit, open_data
 from retinue.tools.run_options import resolve_options
 
 
@@ -49,6 +48,8 @@ class Setup:
     splits: dict[str, Any]
     model: Model
     side: int
+    sizes: np.ndarray | None = None
+    """(height, width) of the training pictures' files, (pictures, 2), as far as they are known."""
     learning_rates: tuple[float, float] = (0.0, 0.0)
     folder: Path = Path()
     train_loader: Loader = field(init=False)
@@ -77,12 +78,17 @@ class Setup:
     @property
     def headline(self) -> tuple[str, int]:
         """(name of the metric that chooses the best epoch, 1 or -1 for larger or smaller is better)."""
-        name = (
-            self.task.headline
-            if len(self.model.tasks) == 1
-            else f"{next(iter(self.model.named_tasks))}/{self.task.headline}"
-        )
-        return name, -1 if self.task.smaller_is_better else 1
+        return self.shown[0], -1 if self.task.smaller_is_better else 1
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that are said after each epoch: every task's headline and what it shows beside it."""
+        several = len(self.model.tasks) > 1
+        return [
+            f"{name}/{metric}" if several else metric
+            for name, task in self.model.named_tasks.items()
+            for metric in (task.headline, *task.shown)
+        ]
 
     @property
     def rank(self) -> int:
@@ -93,6 +99,12 @@ class Setup:
     def ranks(self) -> int:
         """How many processes train together."""
         return self.accelerator.num_processes
+
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """The training batches of an epoch, over all processes, as arrays of indices."""
+        options = self.options
+        sizes = self.sizes if any(task.groups_by_aspect for task in self.model.named_tasks.values()) else None
+        return epoch_batches(len(self.train_set), options.batch, options.seed, epoch, self.ranks, sizes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -142,7 +154,11 @@ class Setup:
         chosen = np.linspace(0, len(self.val_set) - 1, min(count, len(self.val_set))).round().astype(int)
         model.eval()
         for pictures, targets in self.val_loader.batches([[(0, int(i)) for i in chosen]]):
-            results = model.predict(pictures.to(self.device, torch.channels_last))
+            results: dict[str, list[Any]] = {name: [] for name in model.named_tasks}
+            for start in range(0, len(pictures), self.options.batch):
+                part = pictures[slice(start, start + self.options.batch)]
+                for name, values in model.predict(part.to(self.device, torch.channels_last)).items():
+                    results[name] += values
             for name, task in model.named_tasks.items():
                 image = task.draw_batch(pictures, targets, results[name])
                 self.write_image(f"val_predictions{'' if len(results) == 1 else '-' + name}.jpg", image)
@@ -168,20 +184,21 @@ def prepare(settings: dict[str, Any]) -> Setup:
     device = accelerator.device if device.type != "cpu" else device
     log = Log(sys.stderr if options.json == "-" else None, quiet=not accelerator.is_main_process)
     seed_everything(options)
-    splits, side = open_data(options, log)
     saved = state.read(Path(options.resume) / "state") if options.resume else None
+    begun = begin(options) if saved is None else None
+    splits, side, sizes = open_data(options, log, begun[1] if begun else {})
     if saved is not None and not (isinstance(saved, dict) and {"model", "built", "data"} <= saved.keys()):
         raise DataError(
             f"{options.resume}/state/state.pt does not fit this run: no state of ours; start a new run with model="
         )
     if saved is None:
-        model = build_model(options, task_settings, splits, log)
+        model = build_model(options, task_settings, splits, log, begun)
     else:
         model = rebuild_model(options, saved)
     splits = {name: with_channels(split, model.backbone.in_channels) for name, split in splits.items()}
-    check_fit(model, splits, side, options, accelerator.num_processes)
+    check_fit(model, splits, side, sizes, options, accelerator.num_processes)
     setup = Setup(
-        options, task_settings, accelerator, device, precision, log, splits, model, side, saved=saved
+        options, task_settings, accelerator, device, precision, log, splits, model, side, sizes, saved=saved
     )
     if saved is not None:
         check_same_data(setup, saved["data"])
@@ -212,51 +229,6 @@ def seed_everything(options: Train) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def open_data(options: Train, log: Log) -> tuple[dict[str, Any], int]:
-    """The splits without unusable pictures, described on the log, and the side of the network's input."""
-    splits = open_splits(options.data, format=options.format)
-    side = options.imgsz or default_side(options)
-    options.imgsz = side
-    splits = {name: s.with_size(side) if hasattr(s, "with_size") else s for name, s in splits.items()}
-    log(describe(splits))
-    if "train" not in splits:
-        raise DataError(f"{options.data}: nothing to train on; its splits are {', '.join(splits)}")
-    used = {
-        name: s
-        for name, s in splits.items()
-        if name == "train" or name == ("val" if "val" in splits else "test")
-    }
-    return readable(used, options.strict, log), side
-
-
-def default_side(options: Train) -> int:
-    """As the model's that the run starts from; else scenes are rendered small, and fitted features read the size that
-    the published weights' pictures are resized to."""
-    if options.model and (path := find_weights(options.model)):
-        return int(model_file.read_header(path)["imgsz"])
-    if options.data.partition(":")[0] == "scenes":
-        return 64
-    return 224 if options.method == "descend" else 256
-
-
-def check_fit(model: Model, splits: dict[str, Any], side: int, options: Train, ranks: int) -> None:
-    """Name what does not fit before the first step rather than in the middle of it."""
-    for name, task in model.named_tasks.items():
-        missing = task.needs - splits["train"].keys
-        if missing:
-            raise DataError(
-                f"{name} needs {sorted(missing)}, but {options.data} gives {sorted(splits['train'].keys)}"
-            )
-    try:
-        model.backbone.output_sizes(side, side)
-    except ValueError as error:
-        raise UsageError(f"imgsz={side}: {error}") from None
-    if options.batch < ranks or len(splits["train"]) < ranks:
-        raise UsageError(
-            f"batch={options.batch} on {len(splits['train'])} pictures: {ranks} processes need one each"
-        )
-
-
 def open_loaders(setup: Setup) -> None:
     """Training and validation batches, through the task's own transforms."""
     options, task, preparation = setup.options, setup.task, setup.model.backbone.preprocessing
@@ -264,7 +236,7 @@ def open_loaders(setup: Setup) -> None:
     recipe: Transform = task.train_transform(setup.side)
     if options.augment:
         recipe = Compose([recipe, load_albumentations(options.augment)])
-    view = View(setup.train_set, recipe, task.needs, options.seed)
+    view = View(setup.train_set, recipe, task.target_keys(), options.seed)
     pin = setup.device.type == "cuda"
     setup.train_loader = Loader(view, workers, preparation.pad, preparation.divisor, pin)
     if setup.val_set is not None:

@@ -112,15 +112,16 @@ def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
     row: dict[str, float] = {"epoch": run.epoch + 1, **epoch_losses(setup, run)}
     row |= {f"lr/{g}": v for g, v in current_rates(run).items()}
     name, sign = setup.headline
-    row |= {key: value for key, value in values.items() if not key.startswith(f"{name}/")}  # not one a class
+    row |= {key: value for key, value in values.items() if not evaluate.per_class(key, values)}
     run.history.append(row)
     best = run.plateau.update(sign * values[name] if name in values else run.epoch)
-    shown = [name, *(k for k in ("top5", "loss") if k in values and k != name)]
     losses = " ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in row.items() if k.startswith("train/"))
-    figures = " ".join(f"{k} {values[k]:.4f}" for k in shown if k in values)
+    figures = " ".join(f"{k} {evaluate.number(values[k])}" for k in setup.shown if k in values)
     shown_figures = f" | {figures}{' (best)' if best else ''}" if figures else ""
     log(f"epoch {run.epoch + 1}/{options.epochs}: {losses}{shown_figures}")
     run.epoch, run.step, run.sums = run.epoch + 1, 0, {}
+    if run.epoch == options.epochs:
+        evaluate.say_remarks(metrics, log)
     if setup.accelerator.is_main_process:
         facts = setup.facts | {"epoch": run.epoch, "metrics": run_folder.finite(values)}
         weights = setup.folder / "weights"
@@ -165,7 +166,7 @@ def finish(setup: Setup, run: Run) -> None:
     if not setup.accelerator.is_main_process:
         return
     name, sign = setup.headline
-    run_folder.plot_results(setup.folder, run.history, name)
+    run_folder.plot_results(setup.folder, run.history, setup.shown)
     with averaged(run):
         setup.draw_predictions(run.model)
     scored = [(sign * row[name], row["epoch"]) for row in run.history if name in row]

@@ -24,7 +24,7 @@ def build(name: str, weights: str | None = None) -> tuple[Model, dict[str, Any]]
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Of its default weights: `score` (top-1 in percent) with its `metric`, `licence`, `source` and `parameters`.
+    """Of its default weights: `score` in [0, 1] with its `metric`, `licence`, `source` and `parameters`.
 
     Empty where no weights are published.
     """
@@ -32,5 +32,6 @@ def describe(name: str) -> dict[str, Any]:
     if not known:
         return {}
     default = next(iter(known.values()))
-    facts = {"score": default.top1, "metric": "top1", "parameters": default.parameters}
+    score = None if default.top1 is None else default.top1 / 100
+    facts = {"score": score, "metric": "top1", "parameters": default.parameters}
     return {**facts, "licence": default.licence, "source": default.url}

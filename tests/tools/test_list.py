@@ -7,7 +7,7 @@ import pytest
 
 import retinue.backbones
 from retinue.datasets.formats import format_modules
-from retinue.tasks.find import find
+from retinue.tasks import find
 from retinue.tools import command
 from retinue.tools import list as listing
 
@@ -23,13 +23,13 @@ def test_everything_is_listed(capsys: Any) -> None:
     assert {row["backbone"] for row in found["backbones"]} == set(retinue.backbones.names())
     assert {row["format"] for row in found["datasets"]} == set(format_modules())
     for row in found["tasks"]:
-        assert find(row["task"]).headline == row["metric"] and row["what"] and row["needs"]
+        assert find.find(row["task"]).headline == row["metric"] and row["what"] and row["needs"]
         assert row["task"] in shown
     assert all(name in shown for name in retinue.backbones.names())
 
 
 def test_one_kind_only(capsys: Any) -> None:
-    for kind in ("backbones", "tasks", "datasets"):
+    for kind in ("backbones", "models", "tasks", "datasets"):
         assert list(listed(capsys, kind)[0]) == [kind]
 
 
@@ -44,6 +44,13 @@ def test_published_weights_have_score_licence_and_address(capsys: Any) -> None:
     )
     assert all(row["url"].startswith("https://") and row["licence"] for row in rows)
     assert sum(row["default"] for row in rows) == len({row["backbone"] for row in rows})
+
+
+def test_published_models_have_score_licence_and_address(capsys: Any) -> None:
+    rows = {row["model"]: row for row in listed(capsys, "models")[0]["models"]}
+    assert rows.keys() == find.published().keys() - set(retinue.backbones.names())
+    assert all(0 < row["score"] < 1 and row["licence"] and row["metric"] for row in rows.values())
+    assert all(row["source"].startswith("https://") for row in rows.values())
 
 
 def test_licences_are_shown(capsys: Any) -> None:

@@ -111,7 +111,7 @@ def test_counts_of_the_old_pictures_are_not_taken_over(start: Start) -> None:
 class Other(Task):
     """Another task, which takes fc6, fc7 and the last stage over."""
 
-    needs, headline, levels = frozenset({"label"}), "top1", ("c4",)
+    needs, headline = frozenset({"label"}), "top1"
 
     def __init__(self, backbone: Backbone, classes: ClassMap) -> None:
         super().__init__()
@@ -120,6 +120,7 @@ class Other(Task):
         assert top is not None
         self.upper = top.embed
         self.stage = backbone.cut("c5")
+        self.levels = (list(backbone.levels)[-1],)
         self.last = nn.Linear(2, len(classes))
 
 
@@ -169,11 +170,26 @@ def test_fc6_and_fc7_are_frozen_and_learn_with_the_trunk() -> None:
 
 
 def test_a_new_pyramid_learns_with_the_head() -> None:
-    model = classifier(FPN(build("resnet18"), channels=8))
+    model = classifier(FPN(build("resnet18"), ("c5",), channels=8), head="pool")
     own = {n for n, _ in model.named_parameters() if not n.startswith("backbone.body.")}
     assert {name for name, rate in rates(model).items() if rate == 1.0} == own
     tune(model, "head", True)
     assert learning(model) == own and own > LAST
+
+
+def test_what_no_task_reads_does_not_learn() -> None:
+    model = classifier(FPN(build("resnet18"), channels=8), head="pool")  # reads p5 alone
+    tune(model, "all", False)
+    unread = {name for name, _ in model.named_parameters()} - learning(model)
+    assert unread == {
+        f"backbone.{part}.{i}.0.{kind}"
+        for part in ("inner_blocks", "layer_blocks")
+        for i in (0, 1, 2)
+        for kind in ("weight", "bias")
+    }
+    pixels = torch.rand(2, 3, 64, 64)
+    model.backbone(pixels, model.tasks["classification"].levels)["p5"].sum().backward()
+    assert all(p.grad is not None for p in model.backbone.parameters() if p.requires_grad)
 
 
 def test_res5_keeps_the_backbones_norms_and_rate() -> None:

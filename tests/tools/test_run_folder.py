@@ -106,7 +106,7 @@ def test_json_goes_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_plot_of_a_run_without_validation(tmp_path: Path) -> None:
-    run_folder.plot_results(tmp_path, [{"epoch": 1, "train/ce": 0.5, "lr/head": 0.1}], "top1")
+    run_folder.plot_results(tmp_path, [{"epoch": 1, "train/ce": 0.5, "lr/head": 0.1}], ["top1", "loss"])
     assert (tmp_path / "results.png").stat().st_size > 1000
 
 
