@@ -13,6 +13,7 @@ USAGE = """retinue: one backbone, every vision task
 
   retinue train TASK data=DIR backbone=NAME weights=imagenet   learn, from a folder to a saved model
   retinue eval RUN data=DIR                                    the numbers, recomputed from pixels
+  retinue eval predictions=results.json data=DIR               those of anybody's COCO results file
   retinue predict RUN photo.jpg folder/                        results drawn, and as json
   retinue check data=DIR                                       what is wrong with a data set
   retinue list [backbones|tasks|datasets]                      what there is
@@ -110,7 +111,8 @@ def main(words: list[str] | None = None) -> int:
 
 def check_early(command: str, settings: dict[str, Any]) -> None:
     """Find what is wrong with the options before anything slow is imported; a task's own are left for later."""
-    if not settings.get(POSITIONAL[command]) and not settings.get("resume") and command in NEEDS_SUBJECT:
+    given = any(settings.get(name) for name in (POSITIONAL[command], "resume", "predictions"))
+    if not given and command in NEEDS_SUBJECT:
         raise UsageError(NEEDS_SUBJECT[command])
     own = {option.name for option in dataclasses.fields(COMMANDS[command])}
     make(
