@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -62,13 +62,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of one sample: where it is, what its pixels hash to, its size and label (-1: none)."""
+    """What is kept of one sample: where it is, what its pixels hash to, its size, what is said to be on it.
+
+    objects: what the boxes and their classes hash to, "" for a sample without boxes. label: -1 where there is none.
+    """
 
     split: str
     file: str
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     label: int = -1
+    objects: str = ""
     fault: str = ""
     notes: tuple[str, ...] = ()
 
@@ -76,11 +80,11 @@ class Seen:
 def check(splits: dict[str, Dataset], progress: Progress | None = None, workers: int = 2) -> Report:
     """Read every sample of every split once, and report.
 
-    Found are unreadable pictures, the same pixels twice within or across splits or under two labels, classes
-    that are missing or rare, tiny and very long pictures, the kinds of odd files; and whatever a data set's own
-    `problems()` adds, an iterable of `Problem`.
+    Found are unreadable pictures, the same pixels twice within or across splits, under two labels or with other
+    boxes, classes that are missing or rare, tiny and very long pictures, the kinds of odd files; and whatever a
+    data set's own `problems()` adds, an iterable of `Problem`.
     """
-    items = [(name, part, i) for name, part in splits.items() for i in range(len(part))]
+    items = [(name, part, i) for name, part in _without_masks(splits).items() for i in range(len(part))]
     seen = in_threads(_look, items, workers, progress)
     report = Report({name: len(part) for name, part in splits.items()})
     report.notes.update(note for one in seen for note in one.notes)
@@ -90,6 +94,15 @@ def check(splits: dict[str, Dataset], progress: Progress | None = None, workers:
     report.problems += _of_pictures(seen)
     report.problems += _of_copies(seen, splits)
     return report
+
+
+def _without_masks(splits: dict[str, Dataset]) -> dict[str, Dataset]:
+    """The splits, of pictures with objects with boxes alone: their outlines were judged when they were loaded."""
+    light = {name: getattr(part, "with_keys", None) for name, part in splits.items()}
+    return {
+        name: keep(("boxes", "box_labels")) if (keep := light[name]) else part
+        for name, part in splits.items()
+    }
 
 
 def _look(item: tuple[str, Dataset, int]) -> Seen:
@@ -105,17 +118,26 @@ def _look(item: tuple[str, Dataset, int]) -> Seen:
     content = hashlib.sha1(repr((sample.image.shape, sample.image.dtype.str)).encode())
     content.update(np.ascontiguousarray(sample.image).data)
     label = int(sample.targets["label"]) if "label" in sample.targets else -1
-    return Seen(split, file, content.hexdigest(), (height, width), label, notes=notes)
+    objects = _hash_of_objects(sample.targets) if "boxes" in sample.targets and label < 0 else ""
+    return Seen(split, file, content.hexdigest(), (height, width), label, objects, notes=notes)
+
+
+def _hash_of_objects(targets: dict[str, np.ndarray]) -> str:
+    """The same for the same boxes and classes in any order."""
+    rows = np.concatenate([targets["boxes"], targets["box_labels"][:, None]], 1)
+    return hashlib.sha1(rows[np.lexsort(rows.T)].tobytes()).hexdigest()
 
 
 def _of_split(name: str, part: Dataset) -> Iterator[Problem]:
+    find: Callable[[], Iterable[Problem]] | None = getattr(part, "problems", None)
+    own = list(find()) if find is not None else []
+    told = {(problem.file, f"{problem.value}; {problem.remedy}") for problem in own}
     for file, reason in getattr(part, "skipped", ()):
-        yield _unreadable(str(file), reason)
+        if (str(file), reason) not in told:
+            yield _unreadable(str(file), reason)
     for remark in getattr(part, "remarks", ()):
         yield Problem("warning", "remark", name, remark, "see whether this was meant")
-    own: Callable[[], Any] | None = getattr(part, "problems", None)
-    if own is not None:
-        yield from own()
+    yield from own
 
 
 def _of_classes(splits: dict[str, Dataset]) -> Iterator[Problem]:
@@ -124,14 +146,16 @@ def _of_classes(splits: dict[str, Dataset]) -> Iterator[Problem]:
         if counts is None or part.classes is None:
             continue
         by_class = dict(zip(part.classes.names, counts().tolist()))
-        level: Literal["error", "warning"] = "error" if name == "train" else "warning"
+        what = "objects" if "boxes" in part.keys and "label" not in part.keys else "pictures"
+        # Small sets of objects often lack one of many classes; a classifier cannot do without.
+        level: Literal["error", "warning"] = "error" if (name, what) == ("train", "pictures") else "warning"
         for absent in (class_name for class_name, count in by_class.items() if not count):
-            yield Problem(level, "missing class", name, f"no picture of class {absent!r}", "add some")
+            yield Problem(level, "missing class", name, f"no {what} of class {absent!r}", "add some")
         there = {class_name: count for class_name, count in by_class.items() if count}
         if there and max(there.values()) > LONG * min(there.values()):
             most, least = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
-            value = f"{most!r} has {there[most]} pictures, {least!r} only {there[least]}"
-            yield Problem("warning", "imbalance", name, value, "add pictures of the rare class, or weight it")
+            value = f"{most!r} has {there[most]} {what}, {least!r} only {there[least]}"
+            yield Problem("warning", "imbalance", name, value, f"add {what} of the rare class, or weight it")
 
 
 def _of_pictures(seen: list[Seen]) -> Iterator[Problem]:
@@ -148,7 +172,7 @@ def _of_pictures(seen: list[Seen]) -> Iterator[Problem]:
 
 
 def _of_copies(seen: list[Seen], splits: dict[str, Dataset]) -> Iterator[Problem]:
-    """The same pixels more than once: under two labels, in two splits, or in one."""
+    """The same pixels more than once: under two labels, with other boxes, in two splits, or in one."""
     same: dict[str, list[Seen]] = defaultdict(list)
     for one in seen:
         if not one.fault:
@@ -159,6 +183,9 @@ def _of_copies(seen: list[Seen], splits: dict[str, Dataset]) -> Iterator[Problem
                 labels = [_class_name(splits[one.split], one.label) for one in (first, other)]
                 value = f"{labels[1]!r}, but {labels[0]!r} as {first.file}"
                 yield Problem("error", "two labels", other.file, value, "keep the right one")
+            elif other.objects != first.objects:
+                value = f"the same pixels as {first.file}, but other boxes or classes"
+                yield Problem("error", "two annotations", other.file, value, "keep the right one")
             if other.split != first.split:
                 value = f"in split {other.split!r}, the same pixels as {first.file} in {first.split!r}"
                 remedy = "remove one: it makes the figures too good"

@@ -95,6 +95,36 @@ def check_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> Header:
         return header
 
 
+def read_indices(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a mask whose pixels are numbers: (h, w) uint8 or uint16, upright; of a palette the indices, not colours.
+
+    Raises PictureError as `read_picture` does, and for files with colours, floats or lossy compression.
+    """
+    path = Path(path)
+    with _refused(path), path.open("rb") as file:
+        header = _accepted(file, path, max_pixels)
+        file.seek(0)
+        data = file.read()
+        if header.format == "PNG":
+            check_png(data)
+        image = open_pillow(io.BytesIO(data), path.suffix, ("PNG",))
+        image.load()
+        if header.format not in ("PNG", "BMP", "GIF", "PPM") or image.mode not in _INDEX_MODES:
+            raise ValueError(
+                f"is a {header.format} of mode {image.mode}, not one number a pixel as a grey PNG has"
+            )
+        indices = np.asarray(image)
+        if header.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
+            indices = indices // (255 // (2 ** data[24] - 1))  # Pillow spreads grey values of few bits
+        if indices.min() < 0 or indices.max() > 65535:
+            raise ValueError(f"has values from {indices.min()} to {indices.max()}, beyond 16 bits")
+        deep = np.uint16 if indices.dtype.itemsize > 1 else np.uint8
+        return np.ascontiguousarray(orient(indices.astype(deep), header.orientation))
+
+
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
 @contextmanager
 def _refused(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside into a PictureError; decoders raise nearly every exception there is."""

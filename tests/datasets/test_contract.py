@@ -1,5 +1,6 @@
 """What every data set must do: every format module is found and its smallest instance read by the contract's rules."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,10 +51,42 @@ def voc(root: Path) -> str:
     return str(root)
 
 
+def coco(root: Path) -> str:
+    objects = {
+        "id": 7,
+        "image_id": 5,
+        "category_id": 3,
+        "bbox": [2, 3, 8, 9],
+        "segmentation": [[2, 3, 10, 3, 10, 12]],
+    }
+    for i, split in enumerate(("train", "val")):
+        picture(root / f"{split}2017/{i}.png", 50 * i)
+        value = {
+            "images": [{"id": 5, "file_name": f"{i}.png", "height": 20, "width": 30}],
+            "categories": [{"id": 3, "name": "a"}],
+            "annotations": [objects],
+        }
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(value))
+    return str(root)
+
+
+def mask_folder(root: Path) -> str:
+    for i in range(4):
+        picture(root / f"PNGImages/{i}.png", 50 * i)
+        mask = np.zeros((20, 30), np.uint8)
+        mask[3:12, 2:10] = 1
+        (root / "PedMasks").mkdir(exist_ok=True)
+        cv2.imwrite(str(root / f"PedMasks/{i}_mask.png"), mask)
+    return str(root)
+
+
 SMALLEST: dict[str, Callable[[Path], str]] = {
     "image_folder": image_folder,
     "csv_list": csv_list,
     "voc": voc,
+    "coco": coco,
+    "mask_folder": mask_folder,
     "scenes": lambda root: "scenes:3",
 }
 """For each format, a function that writes a tiny copy of its layout and returns the source to open."""
