@@ -99,7 +99,6 @@ class Eval:
         "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"
     )
     predictions: str | None = _option(None, "a COCO results file to judge instead of a model")
-    predictions: str | None = _option(None, "a COCO results file to judge instead of a model")
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N]")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
