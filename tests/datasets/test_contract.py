@@ -81,10 +81,20 @@ def mask_folder(root: Path) -> str:
     return str(root)
 
 
+def yolo(root: Path) -> str:
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
+    for i, split in enumerate(("train", "val")):
+        picture(root / f"images/{split}/{i}.png", 50 * i)
+        (root / f"labels/{split}").mkdir(parents=True)
+        (root / f"labels/{split}/{i}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    return str(root)
+
+
 SMALLEST: dict[str, Callable[[Path], str]] = {
     "image_folder": image_folder,
     "csv_list": csv_list,
     "voc": voc,
+    "yolo": yolo,
     "coco": coco,
     "mask_folder": mask_folder,
     "scenes": lambda root: "scenes:3",
