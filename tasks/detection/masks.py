@@ -33,6 +33,10 @@ class InstanceMasks(Protocol):
         """(y, x, mask (h', w') bool): the part of the picture that holds mask i, painted, and where it begins."""
         ...
 
+    def probabilities_of(self, i: int) -> tuple[int, int, np.ndarray]:
+        """(y, x, (h', w') float32): the same part of the picture, with the probability of each pixel."""
+        ...
+
     def rles(self, threshold: float = THRESHOLD) -> list[Rle]:
         """The run-length codes of all masks."""
         ...
@@ -62,18 +66,23 @@ class Masks:
         return Masks(self.probabilities[which], self.boxes[which], self.size)
 
     def one(self, i: int, threshold: float = THRESHOLD) -> tuple[int, int, np.ndarray]:
-        """(y, x, mask (h', w') bool): mask i where it lies in the picture, (0, 0) in size where it lies outside.
+        """(y, x, mask (h', w') bool): mask i where it lies in the picture; empty where it lies outside."""
+        y, x, probabilities = self.probabilities_of(i)
+        return y, x, probabilities > threshold
 
-        Pixel for pixel the mask of Detectron and torchvision (`paste_masks_in_image`): the grid is padded by one
-        cell of zeros, its box grows with it and is cut to whole pixels, and the grid is resized to that box by
-        bilinear interpolation. Only what the picture shows of it is computed.
+    def probabilities_of(self, i: int) -> tuple[int, int, np.ndarray]:
+        """(y, x, (h', w') float32): the probability of each pixel of mask i.
+
+        The mask of Detectron and torchvision (`paste_masks_in_image`), but for a pixel in 30 million that rounding
+        decides: the grid is padded by one cell of zeros, its box grows with it and is cut to whole pixels, and the grid
+        is resized to that box by bilinear interpolation. Only what the picture shows of it is computed.
         """
         grid = self.probabilities[i].astype(np.float32) / (255 if self.probabilities.dtype == np.uint8 else 1)
         box = _grown(self.boxes[i].astype(np.float32), len(grid))
         grid = np.pad(grid, 1)
         y, rows = _interpolation(len(grid), box[1], box[3], self.size[0])
         x, columns = _interpolation(len(grid), box[0], box[2], self.size[1])
-        return y, x, rows @ grid @ columns.T > threshold
+        return y, x, rows @ (grid @ columns.T)
 
     def rles(self, threshold: float = THRESHOLD) -> list[Rle]:
         """The run-length codes of all masks."""
@@ -82,17 +91,18 @@ class Masks:
 
 @dataclass(frozen=True, eq=False)
 class EncodedMasks:
-    """Masks as COCO's compressed run-length codes, each of the picture's `size` (height, width)."""
+    """Masks as COCO's compressed run-length codes, each of the picture's `size` (height, width).
+
+    Raises ValueError for what is no such code.
+    """
 
     codes: tuple[Rle, ...]
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
         for code in self.codes:
-            if tuple(code["size"]) != tuple(self.size):
-                raise ValueError(
-                    f"masks: a code of a picture of {code['size']}, not {self.size} (height, width)"
-                )
+            if not is_rle(code, self.size):
+                raise ValueError(f"masks: {str(code)[:60]} is no run-length code of {self.size} pixels")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -102,8 +112,13 @@ class EncodedMasks:
 
     def one(self, i: int, threshold: float = THRESHOLD) -> tuple[int, int, np.ndarray]:
         """(y, x, mask (h', w') bool): the tight crop of mask i; a code has no probabilities to threshold."""
-        x, y, width, height = (int(v) for v in coco_mask.toBbox(self.codes[i]))
-        return y, x, coco_mask.decode(self.codes[i])[y : y + height, x : x + width].astype(bool)
+        x1, y1, x2, y2 = box_of(self.codes[i]).astype(int)
+        return int(y1), int(x1), coco_mask.decode(self.codes[i])[y1:y2, x1:x2].astype(bool)
+
+    def probabilities_of(self, i: int) -> tuple[int, int, np.ndarray]:
+        """The same as float32, 0 or 1."""
+        y, x, mask = self.one(i)
+        return y, x, mask.astype(np.float32)
 
     def rles(self, threshold: float = THRESHOLD) -> list[Rle]:
         """The codes themselves."""
@@ -146,6 +161,36 @@ def encode(mask: np.ndarray) -> Rle:
     """COCO's code of a mask (h, w) bool of a whole picture."""
     code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
+
+
+def box_of(code: Rle) -> np.ndarray:
+    """(4,) float64: the tight box x1 y1 x2 y2 of a code that `is_rle`; zeros for an empty mask."""
+    x, y, width, height = coco_mask.toBbox(code)
+    return np.array([x, y, x + width, y + height])
+
+
+def is_rle(code: object, size: tuple[int, int]) -> bool:
+    """Whether it is COCO's compressed code of a picture of `size`: pycocotools' C code trusts whatever it is given.
+
+    Its text holds numbers in base 32, the lowest digit first: 48 is added, bit 5 marks that another digit follows, and
+    from the third run on each is written as its difference to the last but one.
+    """
+    if not isinstance(code, dict) or not isinstance(code.get("counts"), str):
+        return False
+    height, width = size
+    digits = np.frombuffer(code["counts"].encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if list(code.get("size", ())) != [height, width] or not len(digits) or digits[-1] & 32:
+        return False
+    last = np.flatnonzero(~digits & 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if digits.min() < 0 or digits.max() > 63 or lengths.max() > 7:
+        return False
+    place = np.arange(len(digits)) - np.repeat(first, lengths)
+    runs = np.add.reduceat((digits & 31) << 5 * place, first)
+    runs -= np.where(digits[last] & 16, 1 << 5 * lengths, 0)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return bool(runs.min() >= 0 and runs.sum() == height * width)
 
 
 def _grown(box: np.ndarray, cells: int) -> list[int]:
