@@ -36,18 +36,22 @@ def draw_matrix(
 ) -> None:
     """Draw a confusion matrix (k, k) of counts, row true and column predicted, to an image file.
 
-    Colours are shares of the row, so that rare classes show; the counts are written for up to 20 classes.
-    `predicted_names` are those of the columns where they are not `names`.
+    Colours are shares of the row, so that rare classes show; the counts are written for up to 20 classes, and of
+    more the small shares are lifted by a square root. `predicted_names` are those of the columns where they are not
+    `names`.
     """
     k = len(names)
     rows = counts.sum(1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros((k, k)), where=rows > 0)
     side = float(np.clip(3 + 0.42 * k if k <= COUNTED else 5 + 0.11 * k, 4.5, 18))
     figure = new_figure(side + 1, side)
+    figure.set_layout_engine("compressed")  # square cells: the usual layout cuts the outer labels
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
-    _name_ticks(axes, names, predicted_names or names)
+    lift, ticks = (1 if k <= COUNTED else 0.5), np.linspace(0, 1, 6)
+    image = axes.imshow(shares**lift, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the row")
+    bar.set_ticks(ticks**lift, labels=[f"{tick:.1f}" for tick in ticks])
+    _name_ticks(axes, names, predicted_names or names, 0.8 * side / k)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if k <= COUNTED:
         for i, j in np.ndindex(k, k):
@@ -56,10 +60,12 @@ def draw_matrix(
     figure.savefig(path, dpi=120)
 
 
-def _name_ticks(axes: Any, names: Sequence[str], predicted_names: Sequence[str]) -> None:
+def _name_ticks(axes: Any, names: Sequence[str], predicted_names: Sequence[str], cell: float) -> None:
+    """Names at rows and columns `cell` inches wide, upright where they would not fit beside one another."""
     k = len(names)
     size = 9 if k <= COUNTED else float(np.clip(600 / k, 5, 8))
     places = range(0, k, 1 if k <= NAMED else -(-k // 50))
-    rotation = 0 if k <= 3 else 90
-    axes.set_xticks(places, [cut(predicted_names[i]) for i in places], rotation=rotation, fontsize=size)
+    below = [cut(predicted_names[i]) for i in places]
+    fits = max(map(len, below), default=0) * size / 72 * 0.65 < cell
+    axes.set_xticks(places, below, rotation=0 if fits else 90, fontsize=size)
     axes.set_yticks(places, [cut(names[i]) for i in places], fontsize=size)

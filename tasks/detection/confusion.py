@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retinue.tasks.detection.curves import MOST, THRESHOLDS, Curve, ap_101, curves_at, mean
+from retinue.tasks.detection.average_precision import IOUS
+from retinue.tasks.detection.curves import MOST, Curve, ap_101, curves_at, mean
 from retinue.tasks.detection.judged import JudgedBoxes
 from retinue.tasks.detection.overlaps import match, overlapping, take_in_turn
 
@@ -59,7 +60,7 @@ class ClassRow:
 
 def class_table(judged: JudgedBoxes, names: Sequence[str]) -> list[ClassRow]:
     """A row a class, in the order of the classes."""
-    by_threshold = curves_at(judged, len(names), THRESHOLDS)
+    by_threshold = curves_at(judged, len(names), IOUS)
     rows = []
     for i, name in enumerate(names):
         aps = [ap_101(curves[i]) for curves in by_threshold]

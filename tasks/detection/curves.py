@@ -1,14 +1,14 @@
 """Precision, recall and F1 of each class along its detections, and COCO's AP under them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from retinue.tasks.detection.average_precision import RECALLS
 from retinue.tasks.detection.judged import JudgedBoxes
 from retinue.tasks.detection.overlaps import match, overlapping
 
-THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
-"""The least overlaps over which COCO's AP is a mean: 0.50, 0.55, ..., 0.95."""
 MOST = 100
 """So many detections a picture and class are counted, COCO's maxDets."""
 
@@ -69,7 +69,9 @@ def class_curves(judged: JudgedBoxes, classes: int, least: float = 0.5) -> list[
     return curves_at(judged, classes, (least,))[0]
 
 
-def curves_at(judged: JudgedBoxes, classes: int, thresholds: tuple[float, ...]) -> list[list[Curve]]:
+def curves_at(
+    judged: JudgedBoxes, classes: int, thresholds: Sequence[float] | np.ndarray
+) -> list[list[Curve]]:
     """The curves of every class at each of several least overlaps, `[threshold][class]`."""
     truths = judged.truths(classes)
     judged = judged.top(MOST)
@@ -96,7 +98,7 @@ def ap_101(curve: Curve) -> float:
     """AP of one class as COCO takes it: the mean of the envelope at recalls 0, 0.01, ..., 1; NaN without a truth."""
     if not curve.truths:
         return float("nan")
-    places = np.searchsorted(curve.recall, np.linspace(0, 1, 101), "left")
+    places = np.searchsorted(curve.recall, RECALLS, "left")
     return float(np.append(curve.envelope, 0.0)[places].mean())
 
 

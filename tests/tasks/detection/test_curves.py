@@ -3,12 +3,19 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinue.tasks.detection.curves import THRESHOLDS, Curve, ap_101, class_curves, curves_at, mean
+from retinue.datasets.targets import ClassMap
+from retinue.tasks.detection.average_precision import IOUS
+from retinue.tasks.detection.confusion import class_table
+from retinue.tasks.detection.curves import Curve, ap_101, class_curves, curves_at, mean
+from retinue.tasks.detection.errors import tide
+from retinue.tasks.detection.metrics import DetectionMetric
+from retinue.tasks.detection.results import Detections
 
 HALF = Curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False]), 4)
 EMPTY = Curve(np.empty(0), np.empty(0, bool), 4)
@@ -76,7 +83,7 @@ def test_pycocotools_gives_the_same_ap(scattered, seed):
     judged = scattered(seed, pictures=5, classes=3)
     if not len(judged.scores):
         return
-    ours = np.array([[ap_101(curve) for curve in curves] for curves in curves_at(judged, 3, THRESHOLDS)])
+    ours = np.array([[ap_101(curve) for curve in curves] for curves in curves_at(judged, 3, IOUS)])
     assert np.abs(np.nan_to_num(ours, nan=-1) - pycocotools_ap(judged, 3)).max() <= 1e-12
 
 
@@ -85,3 +92,20 @@ def test_a_hundred_detections_a_picture_and_class_count(judge):
     wrong = [((20, 20, 30, 30), 0, 0.9)] * 100
     assert ap_101(class_curves(judge(([(box, 0)], [*wrong, (box, 0, 0.1)])), 1)[0]) == 0
     assert ap_101(class_curves(judge(([(box, 0)], [*wrong[1:], (box, 0, 0.1)])), 1)[0]) == pytest.approx(0.01)
+
+
+def test_the_metric_of_training_gives_the_same(scattered):
+    source, classes = scattered(5, pictures=20, classes=3), ClassMap(("a", "b", "c"))
+    metric = DetectionMetric(classes)
+    for i, id in enumerate(source.picture_ids):
+        rows, truths = source.order[source.picture[source.order] == i], source.truth_picture == i
+        boxes, scores = source.boxes[rows].astype(np.float32), source.scores[rows].astype(np.float32)
+        result = Detections(id, boxes, scores, source.labels[rows], classes, (40, 40))
+        target = {"boxes": source.truth_boxes, "box_labels": source.truth_labels, "crowd": source.truth_crowd}
+        metric.update(
+            [id], [result], [{key: torch.from_numpy(value[truths]) for key, value in target.items()}]
+        )
+    figures, judged = metric.compute(), metric.judged()
+    assert tide(judged, 3).ap == pytest.approx(figures["box/AP50"], abs=1e-12) and figures["box/AP50"] > 0.02
+    for row in class_table(judged, classes.names):
+        assert row.ap == pytest.approx(figures[f"box/AP/{row.name}"], abs=1e-12)
