@@ -114,18 +114,21 @@ class Eval:
 
 @dataclass
 class Predict:
-    """Predict on pictures and folders: draws, writes json, prints where."""
+    """Predict on pictures, folders and videos: draws, writes json, prints where."""
 
     model: str = _option(
         "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"
     )
-    source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs"})
+    source: list[str] = field(default_factory=list, metadata={"help": "pictures, videos, folders, globs"})
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int = _option(8, "pictures at once", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
-    conf: float = _option(0.25, "least score of a detection to be shown and written; 0: all", least=0, most=1)
-    draw: bool = _option(True, "write pictures with the results drawn")
+    conf: float = _option(
+        0.25, "least score of a detection to be shown (predictions.json, for eval, holds all)", least=0, most=1
+    )
+    every: int = _option(1, "of a video: each N-th frame", least=1)
+    draw: bool = _option(True, "write pictures and videos with the results drawn")
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
     project: str = _option("runs/predict", "folder of the results")
     name: str | None = _option(None, "the results' name; default: the model's")
