@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from retinue.datasets.targets import ClassMap
 from retinue.tasks.detection.average_precision import IOUS, RECALLS
 from retinue.tasks.detection.confusion import ClassRow, best_confidence, class_table, confusion_matrix
 from retinue.tasks.detection.curves import Curve, ap_101, curves_at, mean
@@ -22,12 +23,13 @@ SMALL, MEDIUM = 32, 96
 """COCO's borders between small, medium and large objects: sides of squares, in pixels."""
 
 
-def detection_plots(judged: JudgedBoxes, names: Sequence[str]) -> dict[str, Callable[[str], None]]:
-    """File name -> a function that draws it to a path, for boxes of the classes `names`.
+def detection_plots(judged: JudgedBoxes, classes: ClassMap) -> dict[str, Callable[[str], None]]:
+    """File name -> a function that draws it to a path, for boxes of these classes.
 
     Overlaps are of at least 0.5 where nothing else is said; the confusion and the sizes are those of the detections
     with at least the confidence at which the mean F1 over classes is best.
     """
+    names = classes.names
     curves = curves_at(judged, len(names), IOUS)
     confidence, _ = best_confidence(curves[0])
     confident = judged.only(judged.scores >= confidence)

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from retinue.datasets.targets import ClassMap
 from retinue.tasks.detection.confusion import ClassRow
 from retinue.tasks.detection.errors import KINDS, Errors
 from retinue.tasks.detection.plots import detection_plots, draw_errors, draw_per_class
@@ -25,7 +26,7 @@ def share_of(picture, colour):
 @pytest.mark.parametrize("k", [3, 25])
 def test_every_plot_of_few_and_many_classes(scattered, tmp_path, k):
     judged = scattered(0, pictures=60, classes=k)
-    plots = detection_plots(judged, [f"class {i}" for i in range(k)])
+    plots = detection_plots(judged, ClassMap(tuple(f"class {i}" for i in range(k))))
     assert list(plots) == FILES
     for name, draw in plots.items():
         draw(str(tmp_path / name))
@@ -37,7 +38,7 @@ def test_what_is_not_there_is_drawn_as_empty(judge, tmp_path, case):
     box = (0, 0, 10, 10)
     truths = {"no detections": [(box, 0)], "only crowds": [(box, 0, True)]}.get(case, [])
     found = [] if case in ("nothing", "no detections") else [(box, 1, 0.5)]
-    for name, draw in detection_plots(judge((truths, found)), ["cat", "dog"]).items():
+    for name, draw in detection_plots(judge((truths, found)), ClassMap(("cat", "dog"))).items():
         draw(str(tmp_path / name))
         drawn(tmp_path / name)
 
@@ -45,7 +46,7 @@ def test_what_is_not_there_is_drawn_as_empty(judge, tmp_path, case):
 def test_scores_beyond_one_are_drawn(judge, tmp_path):
     box = (0, 0, 10, 10)
     judged = judge(([(box, 0)], [(box, 0, 7.5), (box, 0, -3.0)]))
-    detection_plots(judged, ["cat"])["f1.png"](str(tmp_path / "f1.png"))
+    detection_plots(judged, ClassMap(("cat",)))["f1.png"](str(tmp_path / "f1.png"))
     drawn(tmp_path / "f1.png")
 
 
