@@ -1,6 +1,6 @@
 """All objects of one split in flat arrays: what every detection format is read into."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ class Annotations:
     pixels. labels: (objects,) int64. crowd: (objects,) bool. area: (objects,) float64. keypoints: (objects, K, 3)
     float64, x y visibility. sizes: (pictures, 2) int32, the height and width that the annotation states, 0 where
     it says nothing. image_ids: (pictures,) int64 or bytes, object_ids: (objects,) int64, both of the original file.
+    extras: (objects,) each, what no task uses and a conversion should keep: VOC's `truncated` (bool), `pose` (bytes).
     """
 
     paths: np.ndarray
@@ -30,6 +31,7 @@ class Annotations:
     sizes: np.ndarray | None = None
     image_ids: np.ndarray | None = None
     object_ids: np.ndarray | None = None
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,6 +96,8 @@ _BY_OBJECT = tuple(f.name for f in fields(Annotations) if f.name not in (*_BY_PI
 def _part(value: Any, rows: np.ndarray) -> Any:
     if value is None:
         return None
+    if isinstance(value, dict):
+        return {name: each[rows] for name, each in value.items()}
     return value.select(rows) if isinstance(value, Segments) else value[rows]
 
 

@@ -140,6 +140,11 @@ class ObjectPictures(PictureFiles):
         return np.ascontiguousarray(orient(masks.transpose(1, 2, 0), frame).transpose(2, 0, 1))
 
     @property
+    def turned(self) -> np.ndarray:
+        """(pictures,) bool, those that EXIF turns under annotations of the stored frame: `segments` stay in that."""
+        return self._frames > 1
+
+    @property
     def empty(self) -> int:
         """The number of pictures without objects."""
         return int((np.diff(self.annotations.offsets) == 0).sum())

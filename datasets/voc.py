@@ -9,8 +9,8 @@ import numpy as np
 
 from retinue.datasets.annotations import Annotations
 from retinue.datasets.image_folder import pictures_below, split_folders
-from retinue.datasets.objects import ObjectPictures
-from retinue.datasets.picture_files import VALIDATION, as_bytes, held_out
+from retinue.datasets.objects import ObjectPictures, divided
+from retinue.datasets.picture_files import as_bytes
 from retinue.datasets.pictures import IMAGE_SUFFIXES
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.datasets.voc_xml import DEVKIT, VocPicture, corners, read_xml
@@ -18,10 +18,6 @@ from retinue.datasets.voc_xml import DEVKIT, VocPicture, corners, read_xml
 PICTURES = ("JPEGImages", "images", "Images")
 XML = ("Annotations", "annotations")
 """What the two folders are called, the devkit's names first."""
-
-HELD_OUT = (
-    f"the data have no splits of their own: {VALIDATION:.0%} of the pictures, by a hash of the path, is val"
-)
 
 
 class PascalVoc(ObjectPictures):
@@ -60,8 +56,6 @@ def splits(source: str) -> dict[str, PascalVoc]:
     if not root.is_dir():
         return {}
     parts = {name: _read(layout) for name, layout in _layouts(root).items()}
-    if "all" in parts:
-        parts = _divided(parts["all"])
     if "test" in parts and len(parts) > 1 and not parts["test"].read:
         del parts["test"]  # the challenges published test pictures without annotations
     for name, part in parts.items():
@@ -70,7 +64,8 @@ def splits(source: str) -> dict[str, PascalVoc]:
             raise DataError(
                 f"{part.root}: nothing of split {name!r} can be read; the first: {file}: {reason}"
             )
-    return _data_sets(parts) if parts else {}
+    found = _data_sets(parts) if parts else {}
+    return divided(found["all"]) if "all" in found else found
 
 
 def _data_sets(parts: dict[str, Part]) -> dict[str, PascalVoc]:
@@ -80,8 +75,8 @@ def _data_sets(parts: dict[str, Part]) -> dict[str, PascalVoc]:
     found = {}
     for name, part in parts.items():
         annotations = _annotations(part, names, first)
-        found[name] = data = PascalVoc(part.root, name, annotations, ClassMap(names, names))
-        data.skipped += part.skipped
+        classes = ClassMap(names, names)
+        found[name] = data = PascalVoc(part.root, name, annotations, classes, skipped=part.skipped)
         data.remarks += part.remarks + [why] * bool(why)
         if "train" in used and (unseen := sorted(used[name] - used["train"])):
             data.remarks.append(f"the classes {unseen} do not occur in train")
@@ -99,6 +94,10 @@ def _annotations(part: Part, names: tuple[str, ...], first: int) -> Annotations:
         labels=np.array([index[each.name] for each in objects], np.int64),
         crowd=np.array([each.difficult for each in objects], bool),
         sizes=np.array([picture.size for picture in part.read], np.int32).reshape(-1, 2),
+        extras={
+            "truncated": np.array([each.truncated for each in objects], bool),
+            "pose": np.array([each.pose.encode() for each in objects], np.bytes_),
+        },
     )
 
 
@@ -223,15 +222,3 @@ def _read(layout: Layout) -> Part:
     if layout.stems is None and len(pictures) > len(part.paths):
         part.remarks.append(f"{len(pictures) - len(part.paths)} pictures without an xml file are not used")
     return part
-
-
-def _divided(part: Part) -> dict[str, Part]:
-    """train and val, where the data have no splits."""
-    held = held_out(as_bytes(part.paths), np.zeros(len(part.paths), np.int64))
-    parts = {}
-    for name, chosen in (("train", ~held), ("val", held)):
-        rows = np.flatnonzero(chosen).tolist()
-        paths, read = [part.paths[i] for i in rows], [part.read[i] for i in rows]
-        parts[name] = Part(part.root, paths, read, part.skipped if name == "train" else [], [HELD_OUT])
-    parts["train"].remarks[:0] = part.remarks
-    return parts
