@@ -13,7 +13,8 @@ def sample(positive: Tensor, negative: Tensor, size: int, fraction: float) -> Te
     At most `fraction` of `size` are positive; negatives fill the rest. Drawn from torch's global generator.
     """
     draw = torch.rand(positive.shape, device=positive.device)
-    chosen = _first(positive, draw, torch.full_like(positive[:, 0], int(size * fraction), dtype=torch.int64))
+    most = torch.full((len(positive),), int(size * fraction), device=positive.device)
+    chosen = _first(positive, draw, most)
     return chosen | _first(negative, draw, size - chosen.sum(1))
 
 
