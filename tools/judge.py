@@ -21,14 +21,15 @@ from retinue.tools.results_file import Results, read_results
 class GroundTruth:
     """What results are compared with, in any detection format.
 
-    name: for messages. image_ids: of every picture, in the order in which `truth` numbers them. sizes: (pictures, 2)
-    heights and widths, 0 where unknown. outlines: of every object, where there are any; else masks are read from
-    `pictures`. remarks: what was left out of it.
+    name: for messages. image_ids: of every picture, in the order in which `truth` numbers them. paths: of their
+    files. sizes: (pictures, 2) heights and widths, 0 where unknown. outlines: of every object, where there are any;
+    else masks are read from `pictures`. remarks: what was left out of it.
     """
 
     name: str
     classes: ClassMap
     image_ids: list[int | str]
+    paths: list[str]
     sizes: np.ndarray
     truth: Truth
     outlines: Segments | None
@@ -65,7 +66,7 @@ def judge(
     Raises DataError naming file, entry and value.
     """
     known = open_truth(data, split, format)
-    results = read_results(Path(predictions), known.image_ids, known.classes, known.sizes)
+    results = read_results(Path(predictions), known.image_ids, known.paths, known.classes, known.sizes)
     kinds, remarks = _judged_kinds(results, known)
     truth, found = known.truth, results.found
     if "mask" in kinds:
@@ -140,5 +141,8 @@ def _ground_truth(
         keypoints=a.keypoints,
     )
     sizes = np.zeros((len(a), 2), np.int64) if a.sizes is None else a.sizes.astype(np.int64)
+    paths = [path.decode("utf-8", "surrogateescape") for path in a.paths.tolist()]
     outlines = a.segments if pictures is None else None
-    return GroundTruth(name, classes, [ids[i] for i in order], sizes, truth, outlines, pictures, remarks)
+    return GroundTruth(
+        name, classes, [ids[i] for i in order], paths, sizes, truth, outlines, pictures, remarks
+    )

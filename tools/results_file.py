@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from retinue.datasets.segments import Segments, fault
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.detection.coco_engines import Found
+from retinue.tasks.detection.coco_results import image_id
 from retinue.tasks.detection.masks import Rle
 
 KINDS = {"bbox": "box", "segmentation": "mask", "keypoints": "keypoints"}
@@ -41,9 +42,12 @@ class _Columns:
     keypoints: list[Any] = field(default_factory=list)
 
 
-def read_results(file: Path, image_ids: Sequence[int | str], classes: ClassMap, sizes: np.ndarray) -> Results:
-    """Read results for the pictures and classes given. sizes: (pictures, 2) heights and widths, 0 where unknown.
+def read_results(
+    file: Path, image_ids: Sequence[int | str], paths: Sequence[str], classes: ClassMap, sizes: np.ndarray
+) -> Results:
+    """Read results for the pictures and classes given.
 
+    paths: of the pictures' files. sizes: (pictures, 2) heights and widths, 0 where unknown.
     Raises DataError naming file, entry (counted from 0), value and remedy: not a list, an unknown image or category,
     numbers that are not finite, wrong lengths, broken run-length codes.
     """
@@ -53,7 +57,7 @@ def read_results(file: Path, image_ids: Sequence[int | str], classes: ClassMap, 
         raise DataError(
             f"{file}: entry 0 has none of {list(KINDS)}, only {list(entries[0])[:10]}; add what is to be judged"
         )
-    pictures, labels = _numbers(image_ids), {str(id): k for k, id in enumerate(classes.ids)}
+    pictures, labels = _numbers(image_ids, paths), {str(id): k for k, id in enumerate(classes.ids)}
     columns, sizes = _Columns(), sizes.copy()
     for position, entry in enumerate(entries):
         try:
@@ -97,14 +101,17 @@ def _load(file: Path) -> list[dict[str, Any]]:
     return value
 
 
-def _numbers(image_ids: Sequence[int | str]) -> dict[str, int]:
-    """Image id as text -> the picture's number; a path may be given by its stem, where only one has it."""
-    stems: dict[str, list[int]] = {}
-    for number, id in enumerate(image_ids):
-        if isinstance(id, str):
-            stems.setdefault(Path(id).stem, []).append(number)
-    numbers = {stem: found[0] for stem, found in stems.items() if len(found) == 1}
-    return numbers | {str(id): number for number, id in enumerate(image_ids)}
+def _numbers(image_ids: Sequence[int | str], paths: Sequence[str]) -> dict[str, int]:
+    """Image id as text -> the picture's number. A file's name serves too, where only one picture has it; as a number
+    only where the data have no ids of their own."""
+    names: dict[str, list[int]] = {}
+    for number, (id, path) in enumerate(zip(image_ids, paths)):
+        aliases = {path, Path(path).name, Path(path).stem, str(image_id(path))}
+        for alias in aliases:
+            if isinstance(id, str) or not alias.isdigit():
+                names.setdefault(alias, []).append(number)
+    unique = {name: found[0] for name, found in names.items() if len(found) == 1}
+    return unique | {str(id): number for number, id in enumerate(image_ids)}
 
 
 def _key(id: Any) -> str:

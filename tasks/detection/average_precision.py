@@ -20,6 +20,9 @@ RECALLS = np.linspace(0, 1, 101)
 COCO_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 """OKS sigmas of COCO's 17 keypoints of a person."""
 
+DIGITS = 15
+"""Figures are rounded so: pycocotools adds 2e-16 to a denominator, by which perfect is a little less than 1."""
+
 FIGURES: dict[str, tuple[bool, float | None, int, int]] = {
     "AP": (True, None, 0, -1),
     "AP50": (True, 0.5, 0, -1),
@@ -75,14 +78,14 @@ class Curves:
         if iou is not None:
             values = values[np.isclose(IOUS, iou)]
         values = values[~np.isnan(values)]
-        return float(values.mean()) if values.size else float("nan")
+        return round(float(values.mean()), DIGITS) if values.size else float("nan")
 
     def per_class(self, iou: float | None = None) -> np.ndarray:
         """(classes,) float64: AP of each class over all IoUs or at one of them; NaN without truth."""
         values = self.precision[..., 0, -1]
         if iou is not None:
             values = values[np.isclose(IOUS, iou)]
-        return values.mean((0, 1))
+        return values.mean((0, 1)).round(DIGITS)
 
 
 def average_precision(

@@ -102,7 +102,8 @@ Engine = Callable[[Truth, Found, Counts, str, np.ndarray | None], Arrays]
 
 def mask_areas(masks: Sequence[Rle]) -> np.ndarray:
     """(n,) float64: the number of pixels of each mask."""
-    return np.asarray(coco_mask.area(list(masks)), np.float64) if len(masks) else np.zeros(0)
+    # One by one: pycocotools 2.0.11 with numpy 2 raises OverflowError for more than 255 at once.
+    return np.array([coco_mask.area(mask) for mask in masks], np.float64)
 
 
 def by_pycocotools(truth: Truth, found: Found, counts: Counts, kind: str, sigmas: Any = None) -> Arrays:
@@ -171,8 +172,8 @@ def _dicts(objects: Truth | Found, kind: str, area: np.ndarray) -> list[dict[str
         for annotation, mask in zip(dicts, objects.masks or []):
             annotation["segmentation"] = mask
     if kind == "keypoints" and objects.keypoints is not None:
-        for annotation, points in zip(dicts, objects.keypoints.reshape(len(objects), -1).tolist()):
-            annotation["keypoints"] = points
+        for annotation, points in zip(dicts, map(np.ravel, objects.keypoints)):
+            annotation["keypoints"] = points.tolist()
     return dicts
 
 

@@ -127,24 +127,24 @@ def _labels(truth: Truth, found: Found, counts: Counts, names: Sequence[str]) ->
         sentences.append(
             f"No class is in both: predicted are {_listed(predicted, names)}, true are {_listed(true, names)}."
         )
-    as_is = _ap50(truth, found, counts)
+    as_is, whatever = _ap50(truth, found, counts), _without_classes(truth, found, counts)
+    if not _clearly(whatever, as_is):
+        return sentences
     for shift, words in ((1, "one too low (counted from 0, the truth from 1)"), (-1, "one too high")):
         labels = found.labels + shift
         kept = (labels >= 0) & (labels < counts.classes)
         other = Found(found.pictures[kept], labels[kept], found.xywh[kept], found.scores[kept])
         value = _ap50(truth, other, counts)
-        if _clearly(value, as_is):
+        if _clearly(value, as_is) and value > 0.75 * whatever:
             sentences.append(
                 f"The predicted labels are probably {words}: moved by {shift:+d}, AP50 would be {value:.2f}, "
                 f"not {as_is:.2f}."
             )
             return sentences
-    value = _without_classes(truth, found, counts)
-    if _clearly(value, as_is):
-        sentences.append(
-            f"The boxes are right and the classes wrong: without regard to classes AP50 would be {value:.2f}, "
-            f"not {as_is:.2f}; compare the class lists of model and data."
-        )
+    sentences.append(
+        f"The boxes are right and the classes wrong: without regard to classes AP50 would be {whatever:.2f}, "
+        f"not {as_is:.2f}; compare the class lists of model and data."
+    )
     return sentences
 
 
