@@ -125,7 +125,10 @@ class Predict:
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     conf: float = _option(
-        0.25, "least score of a detection to be shown (predictions.json, for eval, holds all)", least=0, most=1
+        0.25,
+        "least score of a detection to be shown (predictions.json, for eval, holds all)",
+        least=0,
+        most=1,
     )
     every: int = _option(1, "of a video: each N-th frame", least=1)
     draw: bool = _option(True, "write pictures and videos with the results drawn")
