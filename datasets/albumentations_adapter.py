@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retinue.datasets.geometry import ROW_KEYS, clip_boxes
+from retinue.datasets.geometry import ROW_KEYS, clip_boxes, mask_box, tighten
 from retinue.datasets.targets import IGNORE, DataError, Others, Sample
 
 DEPTH_KEEPERS = frozenset(
@@ -193,6 +193,8 @@ def _targets(
             targets["area"][rows] *= _areas(boxes) / np.maximum(_areas(before), 1e-12)
         targets |= {key: targets[key][rows] for key in ROW_KEYS if key in targets}
         targets["boxes"] = boxes
+        if "masks" in targets:
+            tighten(targets, _loose(boxes, targets["masks"]))
     if "semantic" in targets:
         labels = np.where(np.asarray(out["known"]) == 1, out["semantic"], IGNORE)
         targets["semantic"] = labels.astype(targets["semantic"].dtype)
@@ -201,6 +203,12 @@ def _targets(
     if "hole" in targets:
         targets["hole"] = _hole(out["hole"])
     return targets
+
+
+def _loose(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Which boxes (n,) bool are no longer their mask's, by more than a pixel: those that were cut or turned."""
+    own = [mask_box(mask) for mask in masks]
+    return np.array([o is None or np.abs(box - o).max() > 1 for box, o in zip(boxes, own)], bool)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

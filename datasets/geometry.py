@@ -222,11 +222,11 @@ def move_rows(warp: Warp, targets: dict[str, np.ndarray]) -> dict[str, np.ndarra
         targets["masks"] = warp_nearest(targets["masks"], warp.matrix, warp.size, False)
         if "boxes" in targets and len(visible):
             turned = not is_upright(warp.matrix)
-            _tighten(targets, np.full(len(visible), turned) | (visible < 1 - 1e-6))
+            tighten(targets, np.full(len(visible), turned) | (visible < 1 - 1e-6))
     return targets
 
 
-def _tighten(targets: dict[str, np.ndarray], rows: np.ndarray) -> None:
+def tighten(targets: dict[str, np.ndarray], rows: np.ndarray) -> None:
     """Boxes of these rows become their masks' own; rows whose mask is empty go."""
     keep = np.ones(len(rows), bool)
     for i in np.flatnonzero(rows):

@@ -7,6 +7,7 @@ resume=RUN needs), the first batch and validation samples drawn, the task's own 
 Several processes: `torchrun --nproc-per-node 2 -m retinue.tools.train classification ...`; `batch` is over all.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
     name, sign = setup.headline
     row |= {key: value for key, value in values.items() if not evaluate.per_class(key, values)}
     run.history.append(row)
-    best = run.plateau.update(sign * values[name] if name in values else run.epoch)
+    best = improved(run, sign * values[name] if name in values else run.epoch)
     losses = " ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in row.items() if k.startswith("train/"))
     figures = " ".join(f"{k} {evaluate.number(values[k])}" for k in setup.shown if k in values)
     shown_figures = f" | {figures}{' (best)' if best else ''}" if figures else ""
@@ -135,6 +136,12 @@ def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
         if setup.writer:
             for key, value in row.items():
                 setup.writer.add_scalar(key, value, run.epoch)
+
+
+def improved(run: Run, score: float) -> bool:
+    """Whether an epoch is the best so far; until there is a score, the last one is (NaN: nothing to judge it by)."""
+    unjudged = math.isinf(run.plateau.best)
+    return run.plateau.update(-math.inf if math.isnan(score) else score) or unjudged
 
 
 def epoch_losses(setup: Setup, run: Run) -> dict[str, float]:
@@ -169,7 +176,9 @@ def finish(setup: Setup, run: Run) -> None:
     run_folder.plot_results(setup.folder, run.history, setup.shown)
     with averaged(run):
         setup.draw_predictions(run.model)
-    scored = [(sign * row[name], row["epoch"]) for row in run.history if name in row]
+    scored = [
+        (sign * row[name], row["epoch"]) for row in run.history if name in row and not math.isnan(row[name])
+    ]
     if out_of_patience(setup, run):
         setup.log(f"stopped: no progress for {setup.options.patience} epochs (patience)")
     if scored:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from retinue.datasets.geometry import mask_box
 from retinue.datasets.spatial import CenterCrop, HorizontalFlip, RandomAffine
 from retinue.datasets.targets import IGNORE, DataError, Sample
 from retinue.datasets.transforms import Albumentations, Compose, load_albumentations
@@ -133,6 +134,50 @@ def test_keypoints_move_and_leave():
     np.testing.assert_allclose(out, [[[10, 10, 2], [0, 0, 0], [0, 0, 0]]], atol=1e-5)
     with pytest.raises(DataError, match=r"HorizontalFlip.*keypoints"):
         Albumentations(A.HorizontalFlip())(given, generator())
+
+
+def objects():
+    """Three slanted triangles with all that an object can have; the keypoints are two corners of each."""
+    masks, points = np.zeros((3, 80, 100), np.uint8), np.zeros((3, 2, 3), np.float32)
+    for i in range(3):
+        corners = np.array([[10 + 28 * i, 10], [34 + 28 * i, 20 + 5 * i], [14 + 28 * i, 60]])
+        cv2.fillPoly(masks[i], [corners], 1)
+        points[i] = [[*(corners[0] + 0.5), 2], [*(corners[2] + 0.5), 1]]
+    masks = masks.astype(bool)
+    targets = {
+        "boxes": np.array([mask_box(mask) for mask in masks], np.float32),
+        "box_labels": np.arange(3),
+        "crowd": np.arange(3) == 1,
+        "area": masks.sum((1, 2)).astype(np.float32),
+        "masks": masks,
+        "keypoints": points,
+    }
+    return Sample("x", np.zeros((80, 100, 3), np.uint8), targets)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [A.CenterCrop(40, 40), A.Rotate((20, 20), p=1), A.Affine(rotate=30, scale=0.8, p=1), A.Crop(0, 0, 24, 80),
+     A.RandomSizedBBoxSafeCrop(40, 40)],
+)  # fmt: skip
+def test_everything_of_an_object_moves_together(transform):
+    out = Albumentations(transform)(objects(), generator(1)).targets
+    n = len(out["boxes"])
+    assert n and all(len(out[key]) == n for key in ("box_labels", "crowd", "area", "masks", "keypoints"))
+    np.testing.assert_array_equal(out["crowd"], out["box_labels"] == 1)
+    for box, mask, points in zip(out["boxes"], out["masks"], out["keypoints"]):
+        np.testing.assert_allclose(box, mask_box(mask), atol=1)
+        for x, y, v in points:
+            near = mask[max(0, int(y) - 2) : int(y) + 3, max(0, int(x) - 2) : int(x) + 3]
+            assert v == 0 or near.any()
+    assert out["keypoints"][..., 2].max() > 0 or isinstance(transform, A.CenterCrop)
+
+
+def test_a_cut_is_our_cut_with_masks_too():
+    ours = CenterCrop(40)(objects(), generator()).targets
+    theirs = Albumentations(A.CenterCrop(40, 40))(objects(), generator()).targets
+    for key, value in ours.items():
+        np.testing.assert_allclose(theirs[key], value, atol=1e-4, err_msg=key)
 
 
 def test_what_cannot_stay_true_is_refused_by_name():

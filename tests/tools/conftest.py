@@ -1,5 +1,6 @@
 """Small pictures, a small saved model, and a world without a network."""
 
+import json
 import socket
 import subprocess
 from collections.abc import Callable
@@ -91,3 +92,35 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse("Popen"))
     monkeypatch.setattr("os.system", refuse("system"))
     return attempts
+
+
+@pytest.fixture(scope="session")
+def paint_boxes() -> Callable[..., Path]:
+    """paint_boxes(root, split=[(height, width, boxes), ...], ...): a data set in COCO's layout, boxes x1 y1 x2 y2.
+
+    Every box is a sphere, painted white on grey noise; the class "thing" has none.
+    """
+
+    def data(root: Path, **splits: list[tuple[int, int, list[tuple[int, int, int, int]]]]) -> Path:
+        for split, pictures in splits.items():
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            for i, (height, width, boxes) in enumerate(pictures):
+                picture = np.random.default_rng(i).integers(60, 120, (height, width, 3), np.uint8)
+                for x1, y1, x2, y2 in boxes:
+                    picture[y1:y2, x1:x2] = 250
+                    box = [x1, y1, x2 - x1, y2 - y1]
+                    annotations.append(
+                        {"id": len(annotations) + 1, "image_id": i, "category_id": 3, "bbox": box, "iscrowd": 0,
+                         "area": box[2] * box[3]}
+                    )  # fmt: skip
+                images.append({"id": i, "file_name": f"{i:03d}.png", "height": height, "width": width})
+                (root / split).mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(root / split / f"{i:03d}.png"), picture)
+            categories = [{"id": 3, "name": "sphere"}, {"id": 7, "name": "thing"}]
+            value = {"images": images, "annotations": annotations, "categories": categories}
+            (root / "annotations").mkdir(exist_ok=True)
+            (root / f"annotations/instances_{split}.json").write_text(json.dumps(value))
+        return root
+
+    return data

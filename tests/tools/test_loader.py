@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from retinue.datasets.image_folder import ImageFolder
 from retinue.datasets.targets import DataError, Sample
 from retinue.datasets.transforms import ColorJitter, Compose, HorizontalFlip, RandomResizedCrop
-from retinue.tools.loader import Loader, View, default_workers, epoch_batches, evaluation_keys, share
+from retinue.tools.loader import (
+    Loader,
+    View,
+    aspect_bins,
+    canvas,
+    default_workers,
+    epoch_batches,
+    evaluation_keys,
+    share,
+)
 
 counts, sizes = st.integers(1, 300), st.integers(1, 64)
 
@@ -28,6 +37,49 @@ def test_an_epoch_has_every_picture_once_in_even_batches(
     assert lengths == sorted(lengths, reverse=True) and len(batches) == -(-count // batch)
     again = epoch_batches(count, batch, seed, epoch)
     assert all(np.array_equal(a, b) for a, b in zip(batches, again))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 900), st.integers(0, 900)), min_size=1, max_size=200),
+    sizes,
+    st.integers(0, 99),
+    st.integers(1, 4),
+)
+def test_batches_by_aspect_have_every_picture_once(
+    shapes: list[tuple[int, int]], batch: int, epoch: int, ranks: int
+) -> None:
+    known = np.array(shapes, np.int32)
+    batches = epoch_batches(len(shapes), batch, 5, epoch, ranks, known)
+    plain = epoch_batches(len(shapes), batch, 5, epoch, ranks)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(shapes)))
+    assert sorted(map(len, batches)) == sorted(map(len, plain))
+    again = epoch_batches(len(shapes), batch, 5, epoch, ranks, known)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again))
+    bins = aspect_bins(known)
+    mixed = sum(len(set(bins[b])) - 1 for b in batches)
+    assert mixed <= len(set(bins)) - 1  # only where one bin ends and the next begins
+    assert len(batches[0]) * canvas(known[batches[0]]) == max(len(b) * canvas(known[b]) for b in batches)
+
+
+def test_batches_by_aspect_need_less_canvas_and_differ_by_epoch() -> None:
+    rng = np.random.default_rng(0)
+    tall = rng.random(400) < 0.5
+    shapes = np.where(tall[:, None], (640, 480), (480, 640))
+
+    def padded(sizes: np.ndarray | None, epoch: int) -> float:
+        batches = epoch_batches(400, 8, 0, epoch, sizes=sizes)
+        return sum(len(b) * canvas(shapes[b]) for b in batches) / 400
+
+    assert padded(shapes, 0) == pytest.approx(4 / 3, rel=0.01) and padded(None, 0) > 1.7
+    first, second = (epoch_batches(400, 8, 0, epoch, sizes=shapes) for epoch in (0, 1))
+    assert {frozenset(b) for b in first}.isdisjoint({frozenset(b) for b in second})
+
+
+def test_aspects_by_hand() -> None:
+    shapes = np.array([(480, 640), (640, 480), (500, 500), (0, 0), (100, 900), (900, 100)])
+    bins = aspect_bins(shapes)
+    assert bins[0] > bins[1] and bins[2] == bins[3] and bins[4] == max(bins) == 7 and bins[5] == 0
+    assert canvas(np.array([(2, 4), (6, 2)])) == 3 * 2
 
 
 def test_order_depends_on_seed_and_epoch() -> None:
@@ -122,6 +174,22 @@ def test_other_targets_are_left_out_and_the_files_frame_is_kept(view: View) -> N
     assert View(view.dataset, view.transform, set())[0, 0].targets == {}  # type: ignore[union-attr]
     sample = View(view.dataset, view.transform, {"label"}, file_frame=True)[0, 8]
     assert isinstance(sample, Sample) and sample.targets["label"] == 1
+
+
+def test_only_what_is_asked_for_is_decoded(view: View) -> None:
+    class Masked:
+        keys = frozenset({"label", "masks"})
+
+        def __init__(self) -> None:
+            self.calls: list[frozenset[str]] = []
+
+        def with_keys(self, keys: frozenset[str]) -> Any:
+            self.calls.append(keys)
+            return view.dataset
+
+    dataset = Masked()
+    own = View(dataset, view.transform, {"label", "area"})
+    assert dataset.calls == [{"label"}] and own.dataset is view.dataset
 
 
 def test_default_workers_leave_room_for_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
