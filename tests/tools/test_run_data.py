@@ -8,7 +8,7 @@ import pytest
 
 from retinue.backbones import build
 from retinue.datasets.formats import open_splits
-from retinue.datasets.targets import ClassMap, Sample
+from retinue.datasets.targets import ClassMap
 from retinue.datasets.transforms import Mosaic, Resize
 from retinue.tasks.classification import Classifier
 from retinue.tasks.task import Model
