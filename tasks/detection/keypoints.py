@@ -1,0 +1,202 @@
+"""Heat maps of keypoints in boxes: where each has its maximum, and which cell of it a keypoint is.
+
+He et al. 2017 (arXiv:1703.06870), section 5. The answer is that of torchvision's `heatmaps_to_keypoints`: every map
+is enlarged to its box by bicubic interpolation, and the largest pixel wins. But no map is enlarged here: of a map's
+cells nearly all are bounded away from the maximum by the 4 x 4 values that they are interpolated from.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from retinue.tasks.detection.average_precision import COCO_SIGMAS
+
+A = -0.75
+"""The parameter of torch's bicubic kernel."""
+NEGATIVE = 0.1875
+"""What the two outer weights of that kernel sum up to at most, without their sign; inner and outer sum up to 1."""
+MAPS_AT_ONCE = 128
+"""Maps that are searched together: their bounds fit the cache."""
+VALUES_AT_ONCE = 1 << 21
+"""Interpolated values in memory at once."""
+
+
+def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The place of the maximum of every heat map, enlarged to its box, and its value.
+
+    heatmaps: (r, k, h, w) logits. boxes: (r, 4) x1 y1 x2 y2. Gives (r, k, 3) float32: x, y in the boxes' frame and 1;
+    and (r, k) float32, the logits there. The maximum is taken over the centres of the box's whole pixels; of equal
+    ones the first counts, row by row. A map that is not finite has its keypoint in the box's first pixel.
+    """
+    heatmaps, boxes = heatmaps.detach().float(), boxes.detach().float()
+    r, k = heatmaps.shape[:2]
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp_min(1)
+    pixels = sides.ceil().long()
+    places = torch.zeros(r, k, 2, device=boxes.device)
+    scores = torch.zeros(r, k, device=boxes.device)
+    by_size = torch.argsort(pixels.prod(1))
+    for some in by_size.split(max(1, MAPS_AT_ONCE // max(k, 1))) if k else ():
+        place, scores[some] = _maxima(heatmaps[some], pixels[some])
+        places[some] = (place + 0.5) * (sides / pixels)[some][:, None]
+    places += boxes[:, None, :2]
+    return torch.cat([places, torch.ones_like(scores)[..., None]], dim=2), scores
+
+
+def _maxima(heatmaps: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Column and row (r, k, 2) of the largest pixel of maps (r, k, h, w) enlarged to `pixels` (r, 2) (w, h); its value.
+
+    Interpolated values between the same 4 x 4 values of a map are a cell. Only those cells are interpolated whose
+    upper bound reaches a pixel that is known.
+    """
+    r, k, h, w = heatmaps.shape
+    across, down = _Axis(pixels[:, 0], w), _Axis(pixels[:, 1], h)
+    padded = F.pad(heatmaps, (2, 2, 2, 2), mode="replicate").flatten(0, 1)
+    bounds = _upper_bounds(padded).view(r, k, h + 1, w + 1)
+    bounds = bounds.masked_fill(~(down.used[:, None, :, None] & across.used[:, None, None, :]), -torch.inf)
+    # A pixel that is known: one of the cell of the highest bound.
+    best = bounds.flatten(2).argmax(2).flatten()
+    maps = torch.arange(r * k, device=best.device)
+    rows, columns = best // (w + 1), best % (w + 1)
+    known = _interpolate(padded, maps, rows, columns, down, across)[0]
+    slack = 1e-5 * heatmaps.flatten(2).abs().amax(2)
+    maps, rows, columns = (
+        (bounds >= (known.view(r, k) - slack)[..., None, None]).flatten(0, 1).nonzero(as_tuple=True)
+    )
+    value, place = _interpolate(padded, maps, rows, columns, down, across)
+    scores = known.new_full((r * k,), -torch.inf).scatter_reduce(0, maps, value, "amax")
+    width = pixels[:, 0].repeat_interleave(k)
+    position = place[:, 1] * width[maps] + place[:, 0]
+    wins = value == scores[maps]
+    last = torch.iinfo(torch.int64).max
+    first = torch.full_like(width, last).scatter_reduce(0, maps[wins], position[wins], "amin")
+    found = first < last
+    first = first.where(found, 0)
+    scores = scores.where(found, torch.nan)
+    return torch.stack([first % width, first // width], 1).view(r, k, 2), scores.view(r, k)
+
+
+class _Axis:
+    """One axis of boxes' pixels (r,): in which cell between the map's `size` values each pixel is, and where in it.
+
+    Cell c, from 0 to `size`, is between values c - 1 and c.
+    """
+
+    def __init__(self, pixels: Tensor, size: int) -> None:
+        cells = torch.arange(size + 2, device=pixels.device) - 0.5
+        starts = (cells.double() * (pixels[:, None] / size) - 0.5).ceil().long()
+        starts = starts.clamp_min(0).minimum(pixels[:, None])
+        self.last = pixels - 1
+        self.starts, self.counts = starts[:, :-1], starts[:, 1:] - starts[:, :-1]
+        self.used = self.counts > 0
+        self.scale = size / pixels.float()
+
+    def pixels(self, boxes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixels (m, s) in cells (m,) of boxes (m,), the last repeated, and the weights (m, s, 4) of their values."""
+        steps = torch.arange(max(1, int(self.counts.max())), device=cells.device)
+        last = self.counts[boxes, cells] - 1
+        places = self.starts[boxes, cells][:, None] + steps.minimum(last[:, None])
+        t = self.scale[boxes][:, None] * (places + 0.5) - 0.5 - (cells[:, None] - 1)
+        return places, _bicubic(t.clamp(0, 1))
+
+
+def _interpolate(
+    padded: Tensor, maps: Tensor, rows: Tensor, columns: Tensor, down: _Axis, across: _Axis
+) -> tuple[Tensor, Tensor]:
+    """The largest pixel in each of m cells: its value (m,), and its column and row (m, 2)."""
+    boxes = maps // (len(padded) // len(down.last))
+    most = int(down.counts.max()) * int(across.counts.max())
+    values, places = [padded.new_zeros(0)], [maps.new_zeros(0, 2)]
+    step = max(1, VALUES_AT_ONCE // max(most, 16))
+    taps = torch.arange(4, device=maps.device)
+    for part in range(0, len(maps), step):
+        m, b, y, x = (t[part : part + step] for t in (maps, boxes, rows, columns))
+        start = (m * padded.shape[1] + y) * padded.shape[2] + x
+        patch = padded.flatten()[start[:, None, None] + taps[:, None] * padded.shape[2] + taps]
+        (ys, weight_y), (xs, weight_x) = down.pixels(b, y), across.pixels(b, x)
+        enlarged = weight_y @ (patch @ weight_x.mT)
+        value, best = enlarged.flatten(1).max(1)
+        values.append(value)
+        best_y, best_x = best // xs.shape[1], best % xs.shape[1]
+        places.append(torch.cat([xs.gather(1, best_x[:, None]), ys.gather(1, best_y[:, None])], dim=1))
+    return torch.cat(values), torch.cat(places)
+
+
+def _bicubic(t: Tensor) -> Tensor:
+    """The weights (..., 4) of four values in a row at t in [0, 1] between the inner two (Keys 1981)."""
+
+    def near(x: Tensor) -> Tensor:
+        return ((A + 2) * x - (A + 3)) * x * x + 1
+
+    def far(x: Tensor) -> Tensor:
+        return ((A * x - 5 * A) * x + 8 * A) * x - 4 * A
+
+    return torch.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], dim=-1)
+
+
+def _upper_bounds(padded: Tensor) -> Tensor:
+    """What interpolation cannot exceed in any cell: maps (n, h + 4, w + 4) -> (n, h + 1, w + 1).
+
+    In one dimension a value is (1 + e) * inner - e * outer with means of the inner and the outer two, e in
+    [0, NEGATIVE]: at most max(inner) + NEGATIVE * (max(inner) - min(outer)), where that is positive.
+    """
+    left, right = padded[:, :, 1:-2], padded[:, :, 2:-1]
+    outer = padded[:, :, :-3], padded[:, :, 3:]
+    high, low = torch.maximum(left, right), torch.minimum(left, right)
+    upper = (high - torch.minimum(*outer)).clamp_min_(0).mul_(NEGATIVE).add_(high)
+    lower = low - (torch.maximum(*outer) - low).clamp_min_(0).mul_(NEGATIVE)
+    high = torch.maximum(upper[:, 1:-2], upper[:, 2:-1])
+    low = torch.minimum(lower[:, :-3], lower[:, 3:])
+    return (high - low).clamp_min_(0).mul_(NEGATIVE).add_(high)
+
+
+def heatmap_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The cell of each keypoint in a map of `size` x `size` over its box: what the map learns.
+
+    keypoints: (r, k, 3) x, y, visibility. boxes: (r, 4). Gives (r, k) int64, row * size + column, and (r, k) bool:
+    labelled (visibility above 0) and inside the box, right and bottom edge included. Others have cell 0.
+    """
+    corner, far = boxes[:, None, :2], boxes[:, None, 2:]
+    points = keypoints[..., :2]
+    # A box without extent gives infinities and NaN: outside.
+    cell = ((points - corner) * (size / (far - corner))).floor()
+    cell = torch.where(points == far, size - 1, cell)
+    seen = ((cell >= 0) & (cell < size)).all(2) & (keypoints[..., 2] > 0)
+    cell = cell.where(seen[..., None], 0).long()
+    return cell[..., 1] * size + cell[..., 0], seen
+
+
+PERSON = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
+LIMBS = (
+    *(
+        (15, 13),
+        (13, 11),
+        (16, 14),
+        (14, 12),
+        (11, 12),
+        (5, 11),
+        (6, 12),
+        (5, 6),
+        (5, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+    ),
+    *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+
+
+def person_keypoints() -> dict[str, Any]:
+    """COCO's 17 keypoints of a person, as `ClassMap.keypoints` has them: names, pairs, sigmas, skeleton."""
+    pairs = [[i, i + 1] for i, name in enumerate(PERSON) if name.startswith("left")]
+    return {
+        "names": list(PERSON),
+        "pairs": pairs,
+        "sigmas": COCO_SIGMAS.tolist(),
+        "skeleton": [list(limb) for limb in LIMBS],
+    }

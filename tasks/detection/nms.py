@@ -1,0 +1,82 @@
+"""Non-maximum suppression by class, with torchvision's answer in less time where boxes are many."""
+
+import torch
+import torchvision
+from torch import Tensor
+
+ROWS, COLUMNS = 256, 128
+"""Sides of the blocks of overlaps: they fit the cache, and torch starts no threads for them."""
+
+FEW = 1000
+"""Up to so many boxes torchvision tells classes apart by shifting boxes, in float32, which rounds."""
+
+
+def batched_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, pictures: Tensor | None = None
+) -> Tensor:
+    """Of each group's boxes, those that overlap no better one by more than `threshold`, as indices, best first.
+
+    boxes: (n, 4) x1 y1 x2 y2, scores: (n,), groups: (n,) int64: classes or pyramid levels. pictures: (n,) int64; with
+    them every picture is answered as it would be alone, and the indices come picture by picture, in rising order.
+    The indices and their order are those of `torchvision.ops.batched_nms`. Up to 1,000 boxes a picture it shifts the
+    groups apart by multiples of the largest coordinate, and float32 then rounds the boxes: its very answer depends on
+    the numbers of the groups, so give small ones, never picture and class in one.
+    """
+    if pictures is None:
+        return _of_one(boxes.float(), scores, groups, threshold)
+    order = torch.argsort(pictures, stable=True)
+    counts = torch.unique_consecutive(pictures[order], return_counts=True)[1]
+    kept = [
+        rows[_of_one(boxes[rows].float(), scores[rows], groups[rows], threshold)]
+        for rows in order.split(counts.tolist())
+    ]
+    return torch.cat(kept) if kept else order
+
+
+def _of_one(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """`torchvision.ops.batched_nms`, whose kernel is taken as it is on a GPU and for few boxes.
+
+    Large groups go in blocks of falling score: each is reduced by torchvision's kernel, then one matrix of overlaps
+    removes from the rest what the block suppresses.
+    """
+    if boxes.device.type != "cpu" or len(boxes) <= FEW:
+        return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]
+    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1]
+    kept = torch.zeros(len(boxes), dtype=torch.bool)
+    for group in order.split(sizes.tolist()):
+        kept[group[_suppress(boxes[group], threshold)]] = True
+    indices = kept.nonzero()[:, 0]
+    # torchvision's own expression: among equal scores its order is that of this very sort.
+    return indices[scores[indices].sort(descending=True)[1]]
+
+
+def _suppress(boxes: Tensor, threshold: float) -> Tensor:
+    """Which of these boxes (n, 4), best first, stay: their indices."""
+    falling = -torch.arange(ROWS, dtype=torch.float32)
+    x1, y1, x2, y2 = boxes.unbind(1)
+    sides = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)])
+    left, kept = torch.arange(len(boxes)), []
+    while len(left):
+        head = left[:ROWS]
+        best = torchvision.ops.nms(boxes[head], falling[: len(head)], threshold)
+        kept.append(head[best])
+        rows, sides, left = sides[:, best], sides[:, ROWS:], left[ROWS:]
+        dead = [_overlap(rows, part, threshold).any(0) for part in sides.split(COLUMNS, dim=1)]
+        alive = ~torch.cat(dead)
+        left, sides = left[alive], sides[:, alive]
+    return torch.cat(kept)
+
+
+def _overlap(rows: Tensor, columns: Tensor, threshold: float) -> Tensor:
+    """(r, c) bool: IoU above the threshold. rows (5, r) and columns (5, c): x1 y1 x2 y2 and area.
+
+    The order of the operations is that of torchvision's kernel, so that rounding decides alike. 0 / 0 is no overlap.
+    """
+    ax1, ay1, ax2, ay2, a = rows[:, :, None]
+    bx1, by1, bx2, by2, b = columns[:, None]
+    width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_min_(0)
+    height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_min_(0)
+    common = width.mul_(height)
+    return common.div_((a + b).sub_(common)) > threshold
