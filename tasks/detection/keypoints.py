@@ -93,7 +93,7 @@ class _Axis:
         self.scale = size / pixels.float()
 
     def pixels(self, boxes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels (m, s) in cells (m,) of boxes (m,), the last repeated, and the weights (m, s, 4) of their values."""
+        """The pixels (m, s) in cells (m,) of boxes (m,), the last repeated; the weights (m, s, 4) of four values."""
         steps = torch.arange(max(1, int(self.counts.max())), device=cells.device)
         last = self.counts[boxes, cells] - 1
         places = self.starts[boxes, cells][:, None] + steps.minimum(last[:, None])

@@ -11,34 +11,17 @@ FEW = 1000
 """Up to so many boxes torchvision tells classes apart by shifting boxes, in float32, which rounds."""
 
 
-def batched_nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, pictures: Tensor | None = None
-) -> Tensor:
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """Of each group's boxes, those that overlap no better one by more than `threshold`, as indices, best first.
 
-    boxes: (n, 4) x1 y1 x2 y2, scores: (n,), groups: (n,) int64: classes or pyramid levels. pictures: (n,) int64; with
-    them every picture is answered as it would be alone, and the indices come picture by picture, in rising order.
-    The indices and their order are those of `torchvision.ops.batched_nms`. Up to 1,000 boxes a picture it shifts the
-    groups apart by multiples of the largest coordinate, and float32 then rounds the boxes: its very answer depends on
-    the numbers of the groups, so give small ones, never picture and class in one.
+    boxes: (n, 4) x1 y1 x2 y2, scores: (n,), groups: (n,) int64: classes or pyramid levels of one picture.
+    The indices and their order are those of `torchvision.ops.batched_nms`, whose kernel is taken as it is on a GPU and
+    for few boxes. It then shifts the groups apart by multiples of the largest coordinate and float32 rounds the boxes:
+    its very answer depends on the numbers of the groups, so ask picture by picture. Large groups go in blocks of
+    falling score: each is reduced by torchvision's kernel, then one matrix of overlaps removes from the rest what the
+    block suppresses.
     """
-    if pictures is None:
-        return _of_one(boxes.float(), scores, groups, threshold)
-    order = torch.argsort(pictures, stable=True)
-    counts = torch.unique_consecutive(pictures[order], return_counts=True)[1]
-    kept = [
-        rows[_of_one(boxes[rows].float(), scores[rows], groups[rows], threshold)]
-        for rows in order.split(counts.tolist())
-    ]
-    return torch.cat(kept) if kept else order
-
-
-def _of_one(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """`torchvision.ops.batched_nms`, whose kernel is taken as it is on a GPU and for few boxes.
-
-    Large groups go in blocks of falling score: each is reduced by torchvision's kernel, then one matrix of overlaps
-    removes from the rest what the block suppresses.
-    """
+    boxes = boxes.float()
     if boxes.device.type != "cpu" or len(boxes) <= FEW:
         return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
     order = torch.argsort(scores, descending=True, stable=True)
