@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from retinue.backbones.backbone import Features, Level
+from retinue.backbones.backbone import Features
 
 BOXES_AT_ONCE = 64
 """So many boxes' results are still in the cache when they are put in their places (measured: 64 to 256 alike)."""
@@ -40,14 +40,15 @@ def assign_levels(
 class RoIAlign(nn.Module):
     """Pools boxes from the pyramid levels that their sizes ask for, as torchvision's `MultiScaleRoIAlign`.
 
-    levels: those to pool from, with their strides; of two with the same stride the first is used.
+    strides: of the backbone's levels. names: the levels to pool from; of two with the same stride the first is used.
     `sampling_ratio` is the number of samples along each side of a bin; 0 takes as many as the box is large, and is
     slower.
     """
 
     def __init__(
         self,
-        levels: Mapping[str, Level],
+        strides: Mapping[str, int],
+        names: Sequence[str],
         output_size: int,
         sampling_ratio: int = 2,
         *,
@@ -56,7 +57,7 @@ class RoIAlign(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        by_stride = {level.stride: name for name, level in reversed(levels.items())}
+        by_stride = {strides[name]: name for name in reversed(names)}
         self.strides = sorted(by_stride)
         self.names = [by_stride[stride] for stride in self.strides]
         self.output_size, self.sampling_ratio, self.aligned = output_size, sampling_ratio, aligned
