@@ -73,9 +73,10 @@ class Found:
         """(n,) float64: the area of what is judged: of the box, of the mask, or of the keypoints' extent."""
         if kind == "mask":
             return mask_areas(self.masks or [])
-        if kind == "keypoints" and self.keypoints is not None and self.keypoints.size:
-            return np.ptp(self.keypoints[..., :2], axis=1).prod(1)
-        return self.xywh[:, 2] * self.xywh[:, 3]
+        with np.errstate(over="ignore"):
+            if kind == "keypoints" and self.keypoints is not None and self.keypoints.size:
+                return np.ptp(self.keypoints[..., :2], axis=1).prod(1)
+            return self.xywh[:, 2] * self.xywh[:, 3]
 
 
 class Counts(NamedTuple):

@@ -269,9 +269,10 @@ def cases(draw: st.DrawFn) -> tuple[Truth, Found, Counts, str, np.ndarray | None
     counts = Counts(draw(st.integers(1, 5)), draw(st.integers(1, 3)))
     n, m = draw(st.integers(0, 12)), draw(st.sampled_from([1, 3, 10, 30, 30, 150]))
     step = draw(st.sampled_from([1.0, 5.0, 0.37]))
+    least = step if kind == "mask" else draw(st.sampled_from([step, step, 0]))  # boxes of no area
 
     def world(count: int) -> dict[str, np.ndarray]:
-        xywh = rng.integers(0, 20, (count, 4)) * step + np.array([0, 0, step, step])
+        xywh = rng.integers(0, 20, (count, 4)) * step + np.array([0, 0, least, least])
         return objects(xywh, rng.integers(0, counts.classes, count), rng.integers(0, counts.pictures, count))
 
     areas = np.array([0, 900, 32**2, 32**2 + 1e-9, 5000, 96**2, 96**2 + 1, 1e5])
@@ -283,7 +284,7 @@ def cases(draw: st.DrawFn) -> tuple[Truth, Found, Counts, str, np.ndarray | None
         near = rng.random(m) < 0.8
         origin = rng.integers(0, n, m)
         shift = rng.integers(-1, 2, (m, 4)) * step * rng.integers(0, 2, (m, 1))
-        beside = (truth.xywh[origin] + shift).clip(0) + (shift == 0) * 0.0
+        beside = (truth.xywh[origin] + shift).clip(0)
         columns["xywh"] = np.where(near[:, None], beside, columns["xywh"])
         columns["pictures"] = np.where(near, truth.pictures[origin], columns["pictures"])
         columns["labels"] = np.where(near & (rng.random(m) < 0.8), truth.labels[origin], columns["labels"])
