@@ -1,4 +1,4 @@
-"""Plain pictures, without labels: files, folders and patterns, as people name them to predict."""
+"""Plain pictures and videos, without labels: files, folders and patterns, as people name them to predict."""
 
 import glob
 from collections.abc import Iterable
@@ -6,28 +6,40 @@ from pathlib import Path
 
 from retinue.datasets.image_folder import pictures_below
 from retinue.datasets.targets import DataError
+from retinue.datasets.video import is_video
 
 
-def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
+def find_pictures(sources: Iterable[str | Path], videos: bool = False) -> list[Path]:
     """The picture files behind some sources, each once, in the order given; folders by name, at any depth.
 
-    A source is a file (of any suffix), a folder, or a pattern with *, ? and [] (** for any depth).
+    A source is a file (of any suffix), a folder, or a pattern with *, ? and [] (** for any depth). With `videos`,
+    those in folders are found too, after their pictures.
     Raises DataError naming a source behind which there is no picture, and what was tried.
     """
+
+    def below(folder: Path) -> list[Path]:
+        return pictures_below(folder) + (videos_below(folder) if videos else [])
+
     found: dict[Path, None] = {}
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            paths = pictures_below(path)
+            paths = below(path)
         elif path.exists():
             paths = [path]
         else:
             matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
-            paths = [
-                each for match in matches for each in (pictures_below(match) if match.is_dir() else [match])
-            ]
+            paths = [each for match in matches for each in (below(match) if match.is_dir() else [match])]
         if not paths:
             kind = "a folder without pictures" if path.is_dir() else "no file, folder or pattern that matches"
             raise DataError(f"{source}: {kind} ({path.absolute()} was tried); name a picture")
         found.update(dict.fromkeys(paths))
     return list(found)
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """Every video file below a folder, by its suffix; hidden ones are left out."""
+    found = (path for path in sorted(folder.rglob("*")) if is_video(path) and path.is_file())
+    return [
+        path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]

@@ -27,10 +27,10 @@ from retinue.datasets.plain import find_pictures
 from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import Sample, to_tensor
 from retinue.datasets.transforms import detection_style
+from retinue.tools.drawings import write_picture
 from retinue.tools.loader import start_worker
 from retinue.tools.loop import train_epoch
 from retinue.tools.options import Bench, UsageError, closest, make
-from retinue.tools.predict import write_picture
 from retinue.tools.progress import Log
 from retinue.tools.run_folder import write_json
 from retinue.tools.setup import Setup, prepare, resolve_rates

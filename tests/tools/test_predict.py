@@ -18,7 +18,7 @@ from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks import model_file
 from retinue.tasks.classification.classification import Classifier
 from retinue.tasks.task import Model
-from retinue.tools import command, predict
+from retinue.tools import command, drawings, predict
 from retinue.tools.predict import Predictor
 
 WEIGHTS = Path(__file__).parents[3] / "shared/data/weights"
@@ -156,14 +156,14 @@ def test_an_interrupted_run_keeps_what_was_computed(
 ) -> None:
     for name in "abc":
         paint(tmp_path / "in" / f"{name}.png")
-    real = predict.write_picture
+    real = drawings.write_picture
 
     def interrupted(path: Path, picture: np.ndarray) -> None:
         if path.name == "c.png":
             raise KeyboardInterrupt
         real(path, picture)
 
-    monkeypatch.setattr(predict, "write_picture", interrupted)
+    monkeypatch.setattr(drawings, "write_picture", interrupted)
     status, _, err, folder = run(tmp_path / "in")
     assert status == 1 and "interrupted" in err
     kept = json.loads((folder / "results.json").read_text())["results"]

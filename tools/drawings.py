@@ -1,0 +1,46 @@
+"""Results drawn into a folder, under names that are not taken there."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from retinue.tasks.model_file import write_atomically
+
+
+def draw_results(path: Path, picture: np.ndarray, results: dict[str, Any], folder: Path) -> list[str]:
+    """Draw every task's result into the folder; returns the files' names."""
+    names = []
+    for task, result in results.items():
+        names.append(file_name(path, task if len(results) > 1 else "", folder))
+        write_picture(folder / names[-1], result.draw(three_channels(picture)))
+    return names
+
+
+def file_name(path: Path, task: str, folder: Path, suffix: str | None = None) -> str:
+    """A name for the drawn picture that is not taken in the folder: the picture's own, a number where it is.
+
+    suffix: default is .png for what is one, .jpg for all others.
+    """
+    stem = f"{path.stem}-{task}" if task else path.stem
+    suffix = suffix or (".png" if path.suffix.lower() == ".png" else ".jpg")
+    number, name = 1, f"{stem}{suffix}"
+    while (folder / name).exists():
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    return name
+
+
+def three_channels(picture: np.ndarray) -> np.ndarray:
+    """Something to draw on: (h, w, 3) uint8, whatever the network reads."""
+    if picture.dtype == np.uint16:
+        picture = (picture // 257).astype(np.uint8)
+    return picture[..., :3].copy() if picture.shape[2] >= 3 else picture[..., :1].repeat(3, axis=2)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """A picture (h, w, 3) uint8 RGB to a file, whole or not at all."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
+    write_atomically(path, lambda file: file.write(data.tobytes()))

@@ -1,0 +1,92 @@
+"""A model ready to predict: pictures as arrays in, results out."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from retinue.datasets.targets import DataError, Sample, collate
+from retinue.tasks.task import Model, Task
+from retinue.tools.devices import autocast, resolve_device, resolve_precision
+from retinue.tools.open_model import open_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """A picture's path and, by task, what was predicted of it (a `Result`): `path, results = predicted`.
+
+    Of a video's frame also its number in the file, from 0, and its time in seconds from the beginning.
+    """
+
+    path: Path
+    results: dict[str, Any]
+    frame: int | None = None
+    time: float | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.path, self.results))
+
+
+@dataclasses.dataclass
+class Predictor:
+    """A model ready to predict: built once, asked for many pictures."""
+
+    model: Model
+    side: int
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def open(
+        cls, name: str, weights: str | None = None, device: str | None = None, precision: str = "auto"
+    ) -> "Predictor":
+        """From a run's folder, a saved file, or a backbone's name; DataError where it is none of these."""
+        where = resolve_device(device)
+        model, header, _ = open_model(name, weights, where)
+        asked = header.get("precision", "auto") if precision == "auto" else precision
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(model, header["imgsz"], where, resolve_precision(asked, where))
+
+    @property
+    def task(self) -> Task:
+        """The first task: its evaluation transform brings the pictures to the network."""
+        return next(iter(self.model.named_tasks.values()))
+
+    def __call__(
+        self,
+        pictures: Sequence[np.ndarray],
+        ids: Sequence[str] | None = None,
+        inputs: Sequence[Mapping[str, np.ndarray]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Results by task, one dict a picture (h, w, channels) uint8 or uint16 RGB, in that picture's own pixels.
+
+        inputs: what the tasks are given beside each picture, in its own pixels (`proposals` (n, 4) float32).
+        Raises DataError for an array that is no such picture.
+        """
+        if not len(pictures):
+            return []
+        names = ids or [str(i) for i in range(len(pictures))]
+        for name, picture in zip(names, pictures, strict=True):
+            check_array(name, picture, self.model.backbone.in_channels)
+        transform, rng = self.task.eval_transform(self.side), np.random.default_rng(0)
+        given = inputs if inputs is not None else [{}] * len(names)
+        samples = [
+            transform(Sample(name, picture, inputs=dict(beside)), rng, None)
+            for name, picture, beside in zip(names, pictures, given, strict=True)
+        ]
+        preparation = self.model.backbone.preprocessing
+        batch, _ = collate(samples, preparation.pad, preparation.divisor)
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            results = self.model.predict(batch.to(self.device, torch.channels_last))
+        return [{task: values[i] for task, values in results.items()} for i in range(len(samples))]
+
+
+def check_array(name: str, picture: np.ndarray, channels: int) -> None:
+    """DataError where an array is not a picture (h, w, channels) uint8 or uint16."""
+    if picture.ndim != 3 or picture.shape[2] != channels or not picture.size:
+        raise DataError(f"picture {name}: shape {picture.shape}; give (height, width, {channels}), RGB")
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"picture {name}: {picture.dtype}; give uint8 in 0..255 or uint16 in 0..65535")
