@@ -100,7 +100,7 @@ def _keyword_only(kind: type[Task]) -> dict[str, tuple[type[Task], inspect.Param
     """Name -> (the class that says it, the parameter). A class that takes `**settings` has those of its base too."""
     found: dict[str, tuple[type[Task], inspect.Parameter]] = {}
     for owner in kind.__mro__:
-        parameters = inspect.signature(owner.__init__).parameters.values()
+        parameters = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]
         found = {p.name: (owner, p) for p in parameters if p.kind is p.KEYWORD_ONLY} | found
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from retinue.datasets.formats import describe, open_splits
-from retinue.datasets.targets import DataError, Sample
+from retinue.datasets.targets import DataError, Sample, Transform
 from retinue.tasks.find import find
 from retinue.tasks.task import Model
 from retinue.tools.evaluate import check_keys
@@ -68,14 +68,19 @@ def canvases(model: Model, side: int, sizes: np.ndarray | None) -> set[tuple[int
     """(height, width) of what the network is given of the tallest, the widest, the smallest and the largest picture."""
     sizes = np.full((1, 2), side) if sizes is None or not len(sizes) else sizes
     heights, widths = sizes.T.astype(np.float64)
-    extremes = {int(find(v)) for v in (heights / widths, heights * widths) for find in (np.argmin, np.argmax)}
-    task, backbone = next(iter(model.named_tasks.values())), model.backbone
+    kinds = (heights / widths, heights * widths)
+    extremes = {int(place(values)) for values in kinds for place in (np.argmin, np.argmax)}
+    task = next(iter(model.named_tasks.values()))
     found = set()
     for height, width in {tuple(sizes[i].tolist()) for i in extremes}:
-        blank = Sample("", np.zeros((height, width, backbone.in_channels), np.uint8))
+        blank = Sample("", np.zeros((height, width, model.backbone.in_channels), np.uint8))
         for transform in (task.train_transform(side), task.eval_transform(side)):
-            shown = transform(blank, np.random.default_rng(0), lambda _, blank=blank: blank)
-            d = backbone.preprocessing.divisor
-            height, width = shown.image.shape[:2]
-            found.add((-(-height // d) * d, -(-width // d) * d))
+            found.add(canvas_of(transform, blank, model.backbone.preprocessing.divisor))
     return found
+
+
+def canvas_of(transform: Transform, sample: Sample, divisor: int) -> tuple[int, int]:
+    """(height, width) of the canvas that a sample has alone, after a transform."""
+    shown = transform(sample, np.random.default_rng(0), lambda _: sample)
+    height, width = (-(-length // divisor) * divisor for length in shown.image.shape[:2])
+    return height, width
