@@ -16,6 +16,7 @@ USAGE = """retinue: one backbone, every vision task
   retinue eval predictions=results.json data=DIR               those of anybody's COCO results file
   retinue predict RUN photo.jpg folder/                        results drawn, and as json
   retinue check data=DIR                                       what is wrong with a data set
+  retinue convert DIR to=coco out=NEW                          detection data in another format
   retinue list [backbones|tasks|datasets]                      what there is
   retinue bench                                                the speed figures of the README
 
@@ -29,6 +30,7 @@ POSITIONAL = {
     "eval": "model",
     "predict": "model",
     "check": "data",
+    "convert": "data",
     "list": "what",
     "bench": "what",
 }
@@ -37,6 +39,7 @@ NEEDS_SUBJECT = {
     "eval": "evaluate what? e.g. `retinue eval runs/classification/resnet18 data=photos`",
     "predict": "predict with what, on what? e.g. `retinue predict runs/classification/resnet18 photo.jpg`",
     "check": "check what? e.g. `retinue check photos/`",
+    "convert": "convert what? e.g. `retinue convert data/ to=coco out=data_coco`",
 }
 
 

@@ -150,6 +150,27 @@ class Check:
 
 
 @dataclass
+class Convert:
+    """Write detection data in another format; what that cannot hold is refused or said, before anything is written."""
+
+    data: str = _option("", "a data set's folder or file")
+    format: str | None = _option(None, "the data's format, where more than one would fit")
+    to: Literal["coco", "voc", "yolo", "mask_folder"] = _option("", "the format to write")
+    out: str = _option("", "a new folder")
+    rle: Literal["keep", "polygons"] = _option(
+        "keep", "keep: outlines stay what they are; polygons: all become polygons, what that costs is printed"
+    )
+    drop: list[str] = field(
+        default_factory=list,
+        metadata={"help": "what may be lost: masks, keypoints, crowd, boxes, classes, overlaps"},
+    )
+    images: Literal["link", "copy", "none"] = _option(
+        "link", "link: hard links, or copies on another disk; copy; none: leave the pictures where they are"
+    )
+    json: str | None = _option(None, "write what was done to this file too; - is standard output")
+
+
+@dataclass
 class List:
     """List what there is: backbones with their published weights, published models, tasks, data formats."""
 
@@ -174,6 +195,7 @@ COMMANDS: dict[str, type[Any]] = {
     "eval": Eval,
     "predict": Predict,
     "check": Check,
+    "convert": Convert,
     "list": List,
     "bench": Bench,
 }
