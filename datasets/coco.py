@@ -19,6 +19,9 @@ SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing
 OTHER_KINDS = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")
 """What else COCO's annotation folder holds: the first words of file names that a folder alone does not mean."""
 
+ANNOTATIONS = ("annotations", "annotation", "labels", "json")
+"""Folders (lower case) beside which pictures lie."""
+
 PICTURES = ("images", "Images", "JPEGImages", "imgs")
 """Where pictures lie beside the annotations, if not in a folder that is called like the split."""
 
@@ -47,9 +50,9 @@ def splits(source: str) -> dict[str, CocoPictures]:
     if path.suffix.lower() != ".json" or not path.is_file() or not _is_coco(path):
         return {}
     name = _split_name(path)
-    root = path.parent
-    if root.name.lower() in ("annotations", "annotation", "labels", "json") or _split_of(root.name):
-        root = root.parent
+    outer = path.parent.name.lower()
+    by_folder = not _split_of(path.stem) and SPLIT.fullmatch(outer)
+    root = path.parent.parent if by_folder or outer in ANNOTATIONS else path.parent
     family = _siblings(path) if name == "train" else {}
     return _data_sets(root, {**family, name or "all": path})
 
@@ -65,15 +68,14 @@ def _data_sets(root: Path, files: dict[str, Path]) -> dict[str, CocoPictures]:
 
 def _choices(root: Path) -> dict[str, Path]:
     """Split -> its json file, "all" where there is one file that names no split."""
-    folders = [root, *(root / name for name in ("annotations", "Annotations"))]
-    folders += [root / entry for entry in sorted(os.listdir(root)) if entry.lower() in SPLITS]
+    inner = sorted(entry for entry in os.listdir(root) if entry.lower() in (*ANNOTATIONS, *SPLITS))
+    folders = [root, *(root / name for name in inner)]
     inside = [sorted(folder.glob("*.json")) for folder in folders if folder.is_dir()]
     files = list({os.path.realpath(file): file for few in inside if len(few) <= FEW for file in few}.values())
-    plain = [file for file in files if not file.name.startswith(OTHER_KINDS)] or files
+    files = [file for file in files if _is_coco(file)]
     found: dict[str, list[Path]] = {}
-    for file in plain:
-        if _is_coco(file):
-            found.setdefault(_split_name(file) or "all", []).append(file)
+    for file in [file for file in files if not file.name.startswith(OTHER_KINDS)] or files:
+        found.setdefault(_split_name(file) or "all", []).append(file)
     if len(found) > 1:
         found.pop("all", None)  # a whole beside its parts
     for name, several in found.items():

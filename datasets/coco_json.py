@@ -244,7 +244,10 @@ def _drawn(outline: Any) -> Any:
 
 def _box(bbox: Any, outline: Any, size: tuple[int, int], name: str) -> tuple[float, float, float, float]:
     """COCO's x y width height -> x1 y1 x2 y2; around the outline where there is none."""
-    if bbox is None and outline is not None and size[0]:
+    if bbox is None and isinstance(outline, list):
+        points = np.concatenate([np.reshape(ring, (-1, 2)) for ring in outline])
+        bbox = [*points.min(0).tolist(), *np.ptp(points, 0).tolist()]
+    elif bbox is None and outline is not None and size[0]:
         bbox = coco_mask.toBbox(Segments.of([outline]).rle(0, *size)).tolist()
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) for v in bbox):
         raise Fault("malformed annotation", f"bbox {_short(bbox)} in {name!r} is not x, y, width, height")
