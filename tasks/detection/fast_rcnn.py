@@ -244,8 +244,8 @@ class FastRCNN(Task):
         self, logits: Tensor, codes: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> Found:
         """The best detections of every picture: those above the threshold, after suppression class by class."""
-        counts = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
-        picture = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
+        lengths = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
+        picture = torch.arange(len(lengths), device=logits.device).repeat_interleave(lengths)
         scores = logits.float().softmax(1)[:, 1:]
         region, labels = torch.where(scores > self.score_threshold)
         picture, scores = picture[region], scores[region, labels]
@@ -253,10 +253,15 @@ class FastRCNN(Task):
         boxes = clip(boxes, picture_sizes(sizes, boxes)[picture])
         large = large_enough(boxes, SMALLEST)
         boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
-        kept = batched_nms(boxes, scores, picture * len(self.classes) + labels, self.nms_iou)
-        of_picture = [kept[picture[kept] == i][: self.detections] for i in range(len(sizes))]
-        kept = torch.cat(of_picture)
-        return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in of_picture])
+        counts = picture.bincount(minlength=len(sizes)).tolist()
+        best, start = [], 0
+        for count in counts:  # one picture at a time, as torchvision does it: rounding decides alike
+            own = slice(start, start + count)
+            kept = batched_nms(boxes[own], scores[own], labels[own], self.nms_iou)
+            best.append(kept[: self.detections] + start)
+            start += count
+        kept = torch.cat(best)
+        return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in best])
 
     # Around training
 

@@ -105,11 +105,11 @@ class RegionProposalNetwork(nn.Module):
         """Boxes (n, k, 4): of each picture the `top` that are left, map by map, sorted by score."""
         boxes = clip(boxes, picture_sizes(sizes, boxes)[:, None])
         keep = large_enough(boxes, SMALLEST) & (scores >= self.score_threshold)
-        picture = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(scores)[keep]
-        boxes, scores, maps = boxes[keep], scores[keep], maps[keep]
-        kept = batched_nms(boxes, scores, picture * len(self.anchors.cells) + maps, self.nms_iou)
-        boxes, picture = boxes[kept], picture[kept]
-        return [boxes[picture == i][:top] for i in range(len(sizes))]
+        best = []
+        for rows, own, of_map, good in zip(boxes, scores, maps, keep):
+            rows, own, of_map = rows[good], own[good], of_map[good]
+            best.append(rows[batched_nms(rows, own, of_map, self.nms_iou)[:top]])
+        return best
 
     def losses(self, scored: Scored, targets: Sequence[Target]) -> dict[str, Tensor]:
         """`objectness` and `proposal_box` over a sample of the anchors of each picture.

@@ -37,11 +37,13 @@ class Detector:
     norm: str | None = None
     imgsz: int = 800
     settings: dict[str, Any] = field(default_factory=dict)
+    eps: float | None = None
+    """Of the trunk's batch norms, where it is not the backbone's own."""
     no_eps: tuple[str, ...] = ()
     """Weights that were trained where a frozen batch norm had no epsilon."""
 
 
-MOBILE = {"backbone": "mobilenet_v3_large", "levels": ("block13", "c5")}
+MOBILE = {"backbone": "mobilenet_v3_large", "levels": ("block13", "c5"), "eps": 1e-5}
 DETECTORS = {
     "fasterrcnn_resnet50_fpn": Detector(no_eps=("COCO_V1",)),
     "fasterrcnn_resnet50_fpn_v2": Detector(norm="batch", settings=V2),
@@ -70,8 +72,7 @@ def build(name: str, weights: str | None = None) -> tuple[Model, dict[str, Any]]
     """
     path, known = locate(weights or "coco", published_weights(name), name, default="coco")
     tensors = read_tensors(path)
-    frozen = not any(key.startswith("backbone.body.") and key.endswith("tracked") for key in tensors)
-    model = construct(name, norm_eps(name, known.name if known else "", frozen))
+    model = construct(name, norm_eps(name, known.name if known else ""))
     insert(model, tensors, str(path))
     if known is not None:
         model.backbone.weights = Origin(known.url, known.licence)
@@ -80,18 +81,13 @@ def build(name: str, weights: str | None = None) -> tuple[Model, dict[str, Any]]
     return model.eval(), {"imgsz": DETECTORS[name].imgsz, "batch": 1}
 
 
-def norm_eps(name: str, weights: str, frozen: bool) -> float | None:
-    """The epsilon of the trunk's batch norms; None is the backbone's own.
-
-    frozen: trained under frozen batch norms (the file counts no batches), whose epsilon is 1e-5 in any network.
-    """
-    if weights in DETECTORS[name].no_eps:
-        return 0.0
-    return 1e-5 if frozen else None
+def norm_eps(name: str, weights: str) -> float | None:
+    """The epsilon of the trunk's batch norms under these published weights, "" for others; None: the backbone's own."""
+    return 0.0 if weights in DETECTORS[name].no_eps else DETECTORS[name].eps
 
 
 def construct(name: str, eps: float | None = None) -> Model:
-    """The detector with random weights; `eps` as in `norm_eps`."""
+    """The detector with random weights; `eps` as `norm_eps` gives it."""
     detector = DETECTORS[name]
     body = retinue.backbones.build(detector.backbone, **({"norm_eps": eps} if eps is not None else {}))
     trunk = retinue.backbones.FPN(body, detector.levels, 256, "pool", detector.norm)  # type: ignore[arg-type]
