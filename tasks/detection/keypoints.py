@@ -17,7 +17,7 @@ A = -0.75
 """The parameter of torch's bicubic kernel."""
 NEGATIVE = 0.1875
 """What the two outer weights of that kernel sum up to at most, without their sign; inner and outer sum up to 1."""
-MAPS_AT_ONCE = 128
+MAPS_AT_ONCE = 256
 """Maps that are searched together: their bounds fit the cache."""
 VALUES_AT_ONCE = 1 << 21
 """Interpolated values in memory at once."""
@@ -54,16 +54,16 @@ def _maxima(heatmaps: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     across, down = _Axis(pixels[:, 0], w), _Axis(pixels[:, 1], h)
     padded = F.pad(heatmaps, (2, 2, 2, 2), mode="replicate").flatten(0, 1)
     bounds = _upper_bounds(padded).view(r, k, h + 1, w + 1)
-    bounds = bounds.masked_fill(~(down.used[:, None, :, None] & across.used[:, None, None, :]), -torch.inf)
+    used = down.used[:, None, :, None] & across.used[:, None, None, :]
+    if not used.all():  # a map is made smaller: some cells have no pixel
+        bounds = bounds.masked_fill_(~used, -torch.inf)
     # A pixel that is known: one of the cell of the highest bound.
     best = bounds.flatten(2).argmax(2).flatten()
     maps = torch.arange(r * k, device=best.device)
     rows, columns = best // (w + 1), best % (w + 1)
     known = _interpolate(padded, maps, rows, columns, down, across)[0]
-    slack = 1e-5 * heatmaps.flatten(2).abs().amax(2)
-    maps, rows, columns = (
-        (bounds >= (known.view(r, k) - slack)[..., None, None]).flatten(0, 1).nonzero(as_tuple=True)
-    )
+    enough = (known - 1e-5 * (1 + known.abs())).view(r, k)[..., None, None]
+    maps, rows, columns = (bounds >= enough).flatten(0, 1).nonzero(as_tuple=True)
     value, place = _interpolate(padded, maps, rows, columns, down, across)
     scores = known.new_full((r * k,), -torch.inf).scatter_reduce(0, maps, value, "amax")
     width = pixels[:, 0].repeat_interleave(k)
@@ -78,48 +78,44 @@ def _maxima(heatmaps: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Axis:
-    """One axis of boxes' pixels (r,): in which cell between the map's `size` values each pixel is, and where in it.
+    """One axis of boxes of `pixels` (r,): which pixels are in each cell between a map's `size` values, and where in it.
 
     Cell c, from 0 to `size`, is between values c - 1 and c.
     """
 
     def __init__(self, pixels: Tensor, size: int) -> None:
-        cells = torch.arange(size + 2, device=pixels.device) - 0.5
-        starts = (cells.double() * (pixels[:, None] / size) - 0.5).ceil().long()
-        starts = starts.clamp_min(0).minimum(pixels[:, None])
-        self.last = pixels - 1
-        self.starts, self.counts = starts[:, :-1], starts[:, 1:] - starts[:, :-1]
-        self.used = self.counts > 0
-        self.scale = size / pixels.float()
-
-    def pixels(self, boxes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels (m, s) in cells (m,) of boxes (m,), the last repeated; the weights (m, s, 4) of four values."""
-        steps = torch.arange(max(1, int(self.counts.max())), device=cells.device)
-        last = self.counts[boxes, cells] - 1
-        places = self.starts[boxes, cells][:, None] + steps.minimum(last[:, None])
-        t = self.scale[boxes][:, None] * (places + 0.5) - 0.5 - (cells[:, None] - 1)
-        return places, _bicubic(t.clamp(0, 1))
+        cells = torch.arange(size + 2, device=pixels.device)
+        edges = (cells - 0.5).double() * (pixels[:, None] / size) - 0.5
+        starts = edges.ceil().long().clamp_min(0).minimum(pixels[:, None])
+        counts = starts.diff()
+        self.used = counts > 0
+        """(r, size + 1) bool: cells with a pixel."""
+        self.most = max(1, int(counts.max()))
+        steps = torch.arange(self.most, device=pixels.device).minimum((counts[..., None] - 1).clamp_min(0))
+        self.places = starts[:, :-1, None] + steps
+        """(r, size + 1, most) int64: the pixels of each cell, the last one repeated."""
+        t = (size / pixels.float())[:, None, None] * (self.places + 0.5) - 0.5 - (cells[:-1, None] - 1)
+        self.weights = _bicubic(t.clamp(0, 1))
+        """(r, size + 1, most, 4): of the four values around."""
 
 
 def _interpolate(
     padded: Tensor, maps: Tensor, rows: Tensor, columns: Tensor, down: _Axis, across: _Axis
 ) -> tuple[Tensor, Tensor]:
     """The largest pixel in each of m cells: its value (m,), and its column and row (m, 2)."""
-    boxes = maps // (len(padded) // len(down.last))
-    most = int(down.counts.max()) * int(across.counts.max())
+    boxes = maps // (len(padded) // len(down.used))
     values, places = [padded.new_zeros(0)], [maps.new_zeros(0, 2)]
-    step = max(1, VALUES_AT_ONCE // max(most, 16))
+    step = max(1, VALUES_AT_ONCE // max(down.most * across.most, 16))
     taps = torch.arange(4, device=maps.device)
     for part in range(0, len(maps), step):
         m, b, y, x = (t[part : part + step] for t in (maps, boxes, rows, columns))
         start = (m * padded.shape[1] + y) * padded.shape[2] + x
         patch = padded.flatten()[start[:, None, None] + taps[:, None] * padded.shape[2] + taps]
-        (ys, weight_y), (xs, weight_x) = down.pixels(b, y), across.pixels(b, x)
-        enlarged = weight_y @ (patch @ weight_x.mT)
+        enlarged = down.weights[b, y] @ (patch @ across.weights[b, x].mT)
         value, best = enlarged.flatten(1).max(1)
         values.append(value)
-        best_y, best_x = best // xs.shape[1], best % xs.shape[1]
-        places.append(torch.cat([xs.gather(1, best_x[:, None]), ys.gather(1, best_y[:, None])], dim=1))
+        column, row = across.places[b, x, best % across.most], down.places[b, y, best // across.most]
+        places.append(torch.stack([column, row], dim=1))
     return torch.cat(values), torch.cat(places)
 
 
