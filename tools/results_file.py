@@ -116,8 +116,11 @@ def _numbers(image_ids: Sequence[int | str], paths: Sequence[str]) -> dict[str, 
 
 def _key(id: Any) -> str:
     """Ids are compared as text: some tools write whole numbers here and strings or 42.0 there."""
-    whole = isinstance(id, float) and id.is_integer()
-    return str(int(id)) if whole else "" if isinstance(id, bool) else _short(id, 300).strip("'")
+    if isinstance(id, str):
+        return id
+    if isinstance(id, float) and id.is_integer():
+        id = int(id)
+    return str(id) if type(id) is int and abs(id) < 2**63 else ""
 
 
 def _short(value: Any, most: int = 60) -> str:

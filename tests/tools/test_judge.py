@@ -90,6 +90,21 @@ def test_perfect_results_are_perfect(ids: Any, first: int, ask: Any) -> None:
     assert math.isnan(values["box/APl"]) and "no ground truth of this size: box/APs, box/APl" in remarks[0]
 
 
+def test_ids_are_compared_as_text(ask: Any) -> None:
+    data = dataset()
+    for kind in (str, float):
+        results = perfect(data)
+        for result in results:
+            result["image_id"], result["category_id"] = kind(result["image_id"]), kind(result["category_id"])
+        assert ask(data, results)[0]["box/AP"] == 1
+    for image, name in zip(data["images"], ("it's", 'a "b"', "ä\\")):
+        image["file_name"] = f"{name}.png"
+    results = perfect(data)
+    for result in results:
+        result["image_id"] = data["images"][result["image_id"] - 11]["file_name"]
+    assert ask(data, results)[0]["box/AP"] == 1
+
+
 def test_our_own_results_as_they_are_written(ask: Any) -> None:
     data = dataset((3, 90, 17))
     classes = ClassMap(("class 3", "class 17", "class 90"), (3, 17, 90))
