@@ -105,15 +105,16 @@ def read_indices(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         header = _accepted(file, path, max_pixels)
         file.seek(0)
         data = file.read()
+        if header.format not in ("PNG", "BMP", "GIF", "PPM") or header.mode not in _INDEX_MODES:
+            mode = f"is a {header.format} of mode {header.mode}"
+            raise ValueError(f"{mode}, not one number a pixel, as a grey or palette PNG is")
         if header.format == "PNG":
             check_png(data)
         image = open_pillow(io.BytesIO(data), path.suffix, ("PNG",))
         image.load()
-        if header.format not in ("PNG", "BMP", "GIF", "PPM") or image.mode not in _INDEX_MODES:
-            raise ValueError(
-                f"is a {header.format} of mode {image.mode}, not one number a pixel as a grey PNG has"
-            )
         indices = np.asarray(image)
+        if indices.ndim != 2:
+            raise ValueError(f"is a {header.format} that decodes to {image.mode}, not to one number a pixel")
         if header.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
             indices = indices // (255 // (2 ** data[24] - 1))  # Pillow spreads grey values of few bits
         if indices.min() < 0 or indices.max() > 65535:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from retinue.datasets.annotations import Annotations
 from retinue.datasets.check import Problem, check
 from retinue.datasets.formats import open_splits
 from retinue.datasets.image_folder import ImageFolder
+from retinue.datasets.objects import ObjectPictures
 from retinue.datasets.scan import usable
+from retinue.datasets.targets import ClassMap
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (24, 20)) -> Path:
@@ -123,3 +126,52 @@ def test_summary_is_short(root: Path) -> None:
     lines = check(open_splits(str(root))).summary(most=5).splitlines()
     assert lines[-1] == "... and 25 more of unreadable"
     assert len(lines) < 10
+
+
+def objects(
+    root: Path, split: str, names: list[str], box: list[float], size: tuple[int, int] = (0, 0)
+) -> ObjectPictures:
+    """Pictures with one object each."""
+    annotations = Annotations(
+        np.array(names, np.bytes_),
+        np.arange(len(names) + 1),
+        np.tile(box, (len(names), 1)),
+        np.zeros(len(names), np.int64),
+        sizes=np.tile(size, (len(names), 1)).astype(np.int32),
+    )
+    return ObjectPictures(root, split, annotations, ClassMap(("ant", "bee")))
+
+
+def test_objects_on_the_same_pixels(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png", "3.png"):
+        picture(tmp_path / name, 1)
+    splits = {
+        "train": objects(tmp_path, "train", ["1.png", "2.png"], [1, 1, 5, 5]),
+        "val": objects(tmp_path, "val", ["3.png"], [1, 1, 5, 6]),
+    }
+    problems = [(p.level, p.kind, Path(p.file).name) for p in check(splits).problems]
+    assert problems == [
+        ("warning", "missing class", "train"),
+        ("warning", "missing class", "val"),
+        ("warning", "duplicate", "2.png"),
+        ("error", "two annotations", "3.png"),
+        ("warning", "leak", "3.png"),
+    ]
+    assert check(splits).problems[0].value == "no objects of class 'bee'"
+
+
+def test_the_order_of_objects_does_not_matter(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1)
+    picture(tmp_path / "2.png", 1)
+    boxes = np.array([[0, 0, 5, 5], [1, 1, 6, 6], [1, 1, 6, 6], [0, 0, 5, 5]], float)
+    labels = np.array([0, 1, 1, 0])
+    annotations = Annotations(np.array([b"1.png", b"2.png"]), np.array([0, 2, 4]), boxes, labels)
+    data = ObjectPictures(tmp_path, "train", annotations, ClassMap(("ant", "bee")))
+    assert [problem.kind for problem in check({"train": data}).problems] == ["duplicate"]
+
+
+def test_a_problem_that_a_data_set_names_is_told_once(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1, (24, 20))
+    picture(tmp_path / "2.png", 2, (30, 24))
+    data = objects(tmp_path, "train", ["1.png", "2.png"], [1, 1, 5, 5], (20, 24))
+    assert [problem.kind for problem in check({"train": data}).errors] == ["size mismatch"]
