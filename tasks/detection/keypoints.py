@@ -37,7 +37,7 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tens
     places = torch.zeros(r, k, 2, device=boxes.device)
     scores = torch.zeros(r, k, device=boxes.device)
     by_size = torch.argsort(pixels.prod(1))
-    for some in by_size.split(max(1, MAPS_AT_ONCE // max(k, 1))) if k else ():
+    for some in by_size.split(max(1, MAPS_AT_ONCE // max(k, 1))) if r and k else ():
         place, scores[some] = _maxima(heatmaps[some], pixels[some])
         places[some] = (place + 0.5) * (sides / pixels)[some][:, None]
     places += boxes[:, None, :2]
