@@ -86,6 +86,14 @@ class Task(nn.Module):
         return cls.needs | cls.uses
 
     @classmethod
+    def recipe(cls, pretrained: bool) -> dict[str, Any]:
+        """Options of training that suit this task better than the general defaults; none by default.
+
+        pretrained: the backbone begins with weights.
+        """
+        return {}
+
+    @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
         """What this task, with these settings, would rather read than the plain backbone: a pyramid around it."""
         return backbone

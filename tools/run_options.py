@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from retinue.tasks.find import settings_of
+from retinue.tasks.find import find, settings_of
 from retinue.tools import run_folder
 from retinue.tools.options import Train, UsageError, make
 
@@ -14,13 +14,15 @@ RESUME_MAY_CHANGE = {"device", "workers", "json", "save_minutes", "resume"}
 
 
 def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
-    """Options and the task's own settings; those of `resume`'s run where a run is continued."""
+    """Options (the task's recipe where nothing else is asked for) and its settings; `resume`'s run has its own."""
     if not settings.get("resume"):
         if not settings.get("task"):
             raise UsageError(
                 "train what? e.g. `retinue train classification`; `retinue list tasks` names all"
             )
-        options, task_settings = make("train", settings, settings_of(settings["task"]))
+        pretrained = any(str(settings.get(key) or "none").lower() != "none" for key in ("weights", "model"))
+        recipe = find(settings["task"]).recipe(pretrained)
+        options, task_settings = make("train", recipe | settings, settings_of(settings["task"]))
         if options.shots and options.method == "descend":
             raise UsageError(f"shots={options.shots} belongs to method=linear or method=svm")
         return options, task_settings

@@ -86,6 +86,7 @@ class FastRCNN(Task):
     headline: ClassVar[str] = "box/AP"
     shown: ClassVar[tuple[str, ...]] = ("box/AP50",)
     groups_by_aspect: ClassVar[bool] = True
+    default_side: ClassVar[int] = 800
     classes: ClassMap
 
     def __init__(
@@ -136,6 +137,12 @@ class FastRCNN(Task):
         self.region_channels = backbone.levels[self.region_levels[-1]].channels
         self.box_pool = RoIAlign(self.strides, self.region_levels, side)
         self.box_predictor = BoxPredictor(self.box_head.outputs, len(classes))  # type: ignore[arg-type]
+
+    @classmethod
+    def recipe(cls, pretrained: bool) -> dict[str, Any]:
+        """Small batches, whose statistics no batch norm should learn; a pyramid and heads that begin at random."""
+        options = {"batch": 8, "epochs": 20, "lr": "0.0003", "warmup": 1.0, "clip": 10.0}
+        return options | ({"frozen_norm": True, "backbone_lr": 0.0001} if pretrained else {})
 
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
