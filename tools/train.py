@@ -160,10 +160,10 @@ def epoch_losses(setup: Setup, run: Run) -> dict[str, float]:
 
 
 def current_rates(run: Run) -> dict[str, float]:
-    """Learning rates as last used, of the backbone and of the heads."""
-    trainable = {id(p) for p in run.model.backbone.parameters()}
+    """Learning rates as last used, of what was pretrained and of the heads, a new pyramid among them."""
+    pretrained = run.model.pretrained_parameters()
     return {
-        "backbone" if id(group["params"][0]) in trainable else "head": group["lr"]
+        "backbone" if group["params"][0] in pretrained else "head": group["lr"]
         for group in run.optimizer.param_groups
     }
 
