@@ -169,6 +169,8 @@ class Object:
     area: float
     outline: Any
     keypoints: np.ndarray | None
+    truncated: bool
+    pose: str
 
 
 @dataclass
@@ -211,6 +213,8 @@ class _Objects:
             area=float(area),
             outline=outline,
             keypoints=self._keypoints(value.get("keypoints"), name) if self.points else None,
+            truncated=value.get("truncated") == 1,
+            pose=_pose(value.get("pose")),
         )
 
     def _size(self, picture: int, outline: Any) -> tuple[int, int]:
@@ -232,6 +236,11 @@ class _Objects:
             text = f"{_short(value)} in {name!r} are not {self.points} times x, y, visibility"
             raise Fault("malformed keypoints", text)
         return keypoints
+
+
+def _pose(value: Any) -> str:
+    """Pascal VOC's word, which a conversion brings along; "" where it is none."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= 100 else ""
 
 
 def _drawn(outline: Any) -> Any:
@@ -284,6 +293,10 @@ def _annotations(images: list[Image], objects: list[Object]) -> Annotations:
     ids = [image.id if whole else str(image.id).encode() for image in images]
     counts = np.bincount([each.picture for each in objects], minlength=len(images))
     points = [each.keypoints for each in objects if each.keypoints is not None]
+    extras = {}
+    if any(each.truncated or each.pose for each in objects):
+        extras["truncated"] = np.array([each.truncated for each in objects], bool)
+        extras["pose"] = np.array([each.pose.encode("utf-8", "replace") for each in objects], np.bytes_)
     return Annotations(
         paths=as_bytes([image.name for image in images]),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -296,4 +309,5 @@ def _annotations(images: list[Image], objects: list[Object]) -> Annotations:
         sizes=np.array([image.size for image in images], np.int32),
         image_ids=np.array(ids, np.int64 if whole else np.bytes_),
         object_ids=np.array([each.id for each in objects], np.int64),
+        extras=extras,
     )

@@ -12,7 +12,7 @@ from retinue.datasets.annotations import Annotations
 from retinue.datasets.objects import ObjectPictures
 from retinue.datasets.polygons import as_polygons
 from retinue.datasets.segments import Segments, Written
-from retinue.datasets.targets import DataError
+from retinue.datasets.targets import ClassMap, DataError
 
 Parts = dict[str, ObjectPictures]
 """The splits of a data set, by name."""
@@ -87,6 +87,13 @@ def refuse_turned(parts: Parts) -> None:
                 )
 
 
+def refuse_names(classes: ClassMap, format: str) -> None:
+    """DataError for class names that the format would read otherwise: with spaces around, or not printable."""
+    for name in classes.names:
+        if name != name.strip() or not name.isprintable() or len(name) > 400:
+            raise DataError(f"the class name {name[:60]!r} cannot stand in {format}; rename it")
+
+
 @dataclass
 class Polygonised:
     """Outlines that became polygons: how many, the mean IoU with what they were, the least and whose that is."""
@@ -134,6 +141,8 @@ def picture_names(parts: Parts, together: bool, by_stem: bool) -> dict[str, list
     if together and _clash(parts, names, together, by_stem):
         whole = iter(_shortened([part.id(i) for part in parts.values() for i in range(len(part))]))
         names = {split: [next(whole) for _ in own] for split, own in names.items()}
+    if odd := next((name for own in names.values() for name in own if not name.isprintable()), None):
+        raise DataError(f"the picture's name {odd!r} cannot stand in a text file; rename it")
     if clash := _clash(parts, names, together, by_stem):
         raise DataError(f"{clash[0]} and {clash[1]} would get the same name; rename one of them")
     return names

@@ -142,7 +142,9 @@ def _object(path: Path, number: int, element: Element) -> VocObject:
             what = f"{path}: object {number} ({name}) has the coordinate {text[:60]!r}"
             raise DataError(f"{what}; write a number, or remove it")
     flags = [_flag(path, number, element, flag) for flag in ("difficult", "truncated")]
-    return VocObject(name, (xmin, ymin, xmax, ymax), flags[0], flags[1], _text(element, "pose"))
+    pose = " ".join(_text(element, "pose").split())
+    pose = pose if pose.isprintable() and len(pose) <= 100 else ""
+    return VocObject(name, (xmin, ymin, xmax, ymax), flags[0], flags[1], pose)
 
 
 def _flag(path: Path, number: int, element: Element, name: str) -> bool:

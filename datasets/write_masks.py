@@ -72,7 +72,9 @@ def _shared(part: ObjectPictures) -> int:
         if len(codes) > 2**16 - 1:
             raise DataError(f"{part.path(i)}: {len(codes)} objects are too many for the numbers of one mask")
         if len(codes) > 1:
-            pixels += int(sum(coco_mask.area(codes).tolist()) - coco_mask.area(coco_mask.merge(codes)))
+            pixels += sum(int(coco_mask.area(code)) for code in codes) - int(
+                coco_mask.area(coco_mask.merge(codes))
+            )
     return pixels
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retinue.datasets.conversion import Loss, Parts, count
+from retinue.datasets.conversion import Loss, Parts, count, refuse_names
 from retinue.datasets.objects import ObjectPictures
-from retinue.datasets.targets import DataError
 from retinue.datasets.voc_xml import DEVKIT, VocObject, VocPicture, plus, write_xml
 
 TOGETHER, BY_STEM, SINGLE_POLYGONS = True, True, False
@@ -28,9 +27,7 @@ def losses(parts: Parts) -> list[Loss]:
     if any(part.annotations.keypoints is not None for part in parts.values()):
         found.append(Loss("keypoints", "VOC's xml files hold no keypoints"))
     classes = next(iter(parts.values())).classes
-    for name in classes.names:
-        if name != name.strip() or not name.isprintable():
-            raise DataError(f"the class name {name!r} cannot stand in VOC's xml; rename it")
+    refuse_names(classes, "VOC's xml")
     used = {classes.names[i] for part in parts.values() for i in np.unique(part.annotations.labels).tolist()}
     if unused := [name for name in classes.names if name not in used]:
         found.append(Loss("", f"classes without objects are not named in VOC: {unused[:10]}"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from retinue.datasets.conversion import Loss, Parts, count, extras_of, outlines
+from retinue.datasets.conversion import Loss, Parts, count, extras_of, outlines, refuse_names
 from retinue.datasets.objects import ObjectPictures
 from retinue.datasets.yolo import label_path
 from retinue.datasets.yolo_txt import part as share
@@ -34,6 +34,7 @@ def losses(parts: Parts) -> list[Loss]:
     elif masks:
         found += _of_outlines(parts)
     classes = next(iter(parts.values())).classes
+    refuse_names(classes, "data.yaml")
     if classes.ids != tuple(range(len(classes))):
         found.append(Loss("", f"class ids are numbers from 0 on: {list(classes.ids)[:5]} become 0, 1, ..."))
     for what in ("image_ids", "object_ids", "area"):

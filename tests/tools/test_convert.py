@@ -1,0 +1,484 @@
+"""convert: what goes in comes out again, what cannot is refused before anything is written."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from retinue.datasets import coco, voc, write_coco, yolo
+from retinue.datasets.formats import open_splits
+from retinue.datasets.objects import ObjectPictures
+from retinue.datasets.targets import DataError
+from retinue.datasets.voc_xml import VocObject, VocPicture, read_xml, write_xml
+from retinue.tools import command
+from retinue.tools.convert import ConversionError, convert
+from retinue.tools.options import UsageError
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+WIDTH, HEIGHT = 64, 48
+
+
+def picture(path: Path, value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), value, np.uint8))
+
+
+def code(mask: np.ndarray) -> dict[str, Any]:
+    made = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [HEIGHT, WIDTH], "counts": made["counts"].decode()}
+
+
+def square(x: int, y: int, side: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y : y + side, x : x + side] = True
+    return mask
+
+
+def annotation(id: int, image: int, category: int, box: list[float], **more: Any) -> dict[str, Any]:
+    given = {"segmentation": [], "iscrowd": 0, "area": box[2] * box[3]}
+    return {"id": id, "image_id": image, "category_id": category, "bbox": box} | given | more
+
+
+def coco_value(split: int) -> dict[str, Any]:
+    """Holed ids, a crowd with a hole, both kinds of codes, floats with awkward sums, an empty picture."""
+    ring = square(30, 5, 12) & ~square(34, 9, 4)
+    polygon = [[2.13, 3.07, 12.41, 3.1, 12.4, 15.93], [20.1, 20.2, 25.3, 20.4, 25.5, 26.6]]
+    first = 1000 * split
+    return {
+        "images": [
+            {"id": first + n, "file_name": f"{split}{n}.png", "height": HEIGHT, "width": WIDTH} for n in (7, 3, 9)
+        ],
+        "annotations": [
+            annotation(first + 42, first + 7, 90, [2.13, 3.07, 23.37, 23.53], segmentation=polygon, area=95.0625),
+            annotation(first + 41, first + 7, 3, [30, 5, 12, 12], segmentation=code(ring), iscrowd=1, area=128),
+            annotation(first + 5, first + 9, 3, [0.1, 0.2, 0.3, 0.7]),
+            annotation(
+                first + 6, first + 9, 17, [0, 0, 64, 1],
+                segmentation={"size": [HEIGHT, WIDTH], "counts": [0] + [1, HEIGHT - 1] * WIDTH}, area=64,
+            ),
+        ],
+        "categories": [{"id": 3, "name": "car"}, {"id": 17, "name": "cat"}, {"id": 90, "name": "tooth brush"}],
+    }  # fmt: skip
+
+
+def write_json(root: Path, values: dict[str, dict[str, Any]]) -> Path:
+    for shade, (split, value) in enumerate(values.items()):
+        for i, image in enumerate(value["images"]):
+            picture(root / f"{split}2017" / image["file_name"], (11 * i + 100 * shade) % 256)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(value))
+    return root
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_json(tmp_path / "coco", {"train": coco_value(0), "val": coco_value(1)})
+
+
+def by_id(values: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    return {value["id"]: value for value in values}
+
+
+def same_json(before: Path, after: Path) -> None:
+    a, b = (json.loads(file.read_text()) for file in (before, after))
+    assert by_id(a["images"]) == by_id(b["images"])
+    assert [{k: c[k] for k in c if k in ("id", "name")} for c in a["categories"]] == [
+        {k: c[k] for k in c if k in ("id", "name")} for c in b["categories"]
+    ]
+    known = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints")
+    left, right = (
+        {id: {k: v[k] for k in known if k in v} for id, v in by_id(x["annotations"]).items()} for x in (a, b)
+    )
+    assert left == right
+
+
+def test_coco_to_coco_is_equal(source: Path, tmp_path: Path) -> None:
+    result = convert(str(source), to="coco", out=str(tmp_path / "out"))
+    for split in ("train", "val"):
+        after = tmp_path / f"out/annotations/instances_{split}.json"
+        same_json(source / f"annotations/instances_{split}2017.json", after)
+    assert (result["pictures"], result["objects"]) == (6, 8)
+    assert result["notes"] == ["read back: the same objects, boxes within 0 pixels"]
+
+
+def test_random_boxes_keep_every_bit(tmp_path: Path) -> None:
+    luck = np.random.default_rng(0)
+    value = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "a"}]}
+    for i in range(20):
+        value["images"].append({"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH})
+        for _ in range(20):
+            x, y = luck.uniform(0, 40, 2).tolist()
+            width, height = luck.uniform(0.01, 8, 2).tolist()
+            digits = int(luck.integers(0, 17))
+            box = [round(v, digits) for v in (x, y, width + 0.5, height + 0.5)]
+            value["annotations"].append(
+                annotation(len(value["annotations"]), i, 5, box, area=float(luck.random()))
+            )
+    write_json(tmp_path / "a", {"train": value})
+    convert(str(tmp_path / "a"), to="coco", out=str(tmp_path / "b"))
+    convert(str(tmp_path / "a"), to="voc", out=str(tmp_path / "c"))
+    first, second, third = (open_splits(str(tmp_path / name))["train"] for name in "abc")
+    for other in (second, third):
+        order = [int(Path(other.id(i)).stem) for i in range(20)]
+        for i, k in enumerate(order):
+            rows = [part.annotations.offsets for part in (other, first)]
+            a = other.annotations.boxes[rows[0][i] : rows[0][i + 1]]
+            assert (a == first.annotations.boxes[rows[1][k] : rows[1][k + 1]]).all()
+
+
+def voc_source(root: Path) -> Path:
+    objects = [
+        VocObject("dog", ("2", "3", "10", "12"), False, True, "Left"),
+        VocObject("cat & co", ("1", "1", "64", "48"), True, False, "Unspecified"),
+        VocObject("dog", ("4.1", "5.3", "9.7", "20"), False, False, "Rear"),
+    ]
+    pictures = {"train": {"a": objects, "b": []}, "val": {"c": objects[:1]}}
+    (root / "Annotations").mkdir(parents=True)
+    (root / "ImageSets/Main").mkdir(parents=True)
+    for split, named in pictures.items():
+        for stem, own in named.items():
+            picture(root / f"JPEGImages/{stem}.jpg", ord(stem))
+            read = VocPicture(f"{stem}.jpg", (HEIGHT, WIDTH), "x", "PASCAL VOC2007", own)
+            write_xml(root / f"Annotations/{stem}.xml", read)
+        (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(named) + "\n")
+    return root
+
+
+def test_voc_to_coco_to_voc_is_equal(tmp_path: Path) -> None:
+    first = voc_source(tmp_path / "first")
+    convert(str(first), to="coco", out=str(tmp_path / "coco"))
+    result = convert(str(tmp_path / "coco"), to="voc", out=str(tmp_path / "last"))
+    for file in (first / "Annotations").iterdir():
+        before, after = read_xml(file), read_xml(tmp_path / "last/Annotations" / file.name)
+        named = [each._replace(pose=each.pose or "Unspecified") for each in before.objects]
+        assert named == after.objects and (before.filename, before.size) == (after.filename, after.size)
+    for split in ("train", "val"):
+        lists = [(root / f"ImageSets/Main/{split}.txt").read_text() for root in (first, tmp_path / "last")]
+        assert lists[0] == lists[1]
+    assert (tmp_path / "last/ImageSets/Main/trainval.txt").read_text().split() == ["a", "b", "c"]
+    assert any("1 crowd objects become difficult" in note for note in result["notes"])
+
+
+def yolo_source(root: Path, lines: dict[str, str], more: str = "") -> Path:
+    for i, (stem, text) in enumerate(lines.items()):
+        picture(root / f"images/{stem}.png", i)
+        (root / f"labels/{stem}.txt").parent.mkdir(parents=True, exist_ok=True)
+        (root / f"labels/{stem}.txt").write_text(text)
+    yaml = f"path: .\ntrain: images/train\nval: images/val\nnames: [no, 'a: b', c]\n{more}"
+    (root / "data.yaml").write_text(yaml)
+    return root
+
+
+def numbers(file: Path) -> np.ndarray:
+    return np.array([float(word) for word in file.read_text().split()])
+
+
+@pytest.mark.parametrize(
+    ("line", "more"),
+    [
+        ("2 0.5 0.512345 0.25 0.123457\n0 0.1 0.1 0.2 0.2\n", ""),
+        ("1 0.25 0.100001 0.75 0.1 0.5 0.9 0.3 0.7\n", ""),
+        (
+            "0 0.5 0.5 0.5 0.5 0.512345 0.5 2 0.25 0.5 1 0 0 0\n",
+            "kpt_shape: [3, 3]\nflip_idx: [0, 2, 1]\nkpt_names: {0: [nose, left, right]}\n",
+        ),
+    ],
+)
+def test_yolo_to_coco_to_yolo_is_equal(tmp_path: Path, line: str, more: str) -> None:
+    names = {"train/a": line, "train/b": "", "val/c": line + line}
+    first = yolo_source(tmp_path / "first", names, more)
+    convert(str(first), to="coco", out=str(tmp_path / "coco"))
+    convert(str(tmp_path / "coco"), to="yolo", out=str(tmp_path / "last"), drop=["masks"] if more else [])
+    for name in names:
+        before, after = (numbers(root / f"labels/{name}.txt") for root in (first, tmp_path / "last"))
+        np.testing.assert_allclose(after, before, rtol=0, atol=2e-12)
+        assert (tmp_path / f"last/images/{name}.png").is_file()
+    before, after = (yolo.splits(str(root))["train"].classes for root in (first, tmp_path / "last"))
+    assert before == after
+
+
+def masks(part: ObjectPictures) -> dict[str, list[np.ndarray]]:
+    return {Path(part.id(i)).name: list(part[i].targets["masks"]) for i in range(len(part))}
+
+
+def test_coco_to_masks_to_coco_has_the_same_masks(tmp_path: Path) -> None:
+    disc = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (45, 30), 10, 1, -1).astype(bool)
+    shapes = [square(2, 3, 9), disc, square(30, 5, 12) & ~square(34, 9, 4)]
+    value = coco_value(0) | {"categories": [{"id": 3, "name": "street car"}]}
+    value["annotations"] = [
+        annotation(n, image, 3, [0, 0, 1, 1], segmentation=code(shape))
+        for n, (image, shape) in enumerate(zip((7, 7, 9), shapes))
+    ]
+    first = write_json(tmp_path / "first", {"train": value, "val": value})
+    convert(str(first), to="mask_folder", out=str(tmp_path / "masks"))
+    assert (tmp_path / "masks/train/street carMasks/07_mask.png").is_file()
+    convert(str(tmp_path / "masks"), to="coco", out=str(tmp_path / "last"))
+    before, after = (masks(coco.splits(str(root))["train"]) for root in (first, tmp_path / "last"))
+    assert before.keys() == after.keys()
+    for name in before:
+        assert len(before[name]) == len(after[name])
+        assert all((a == b).all() for a, b in zip(before[name], after[name]))
+
+
+def test_more_than_255_objects_need_16_bits(tmp_path: Path) -> None:
+    value = coco_value(0) | {"categories": [{"id": 3, "name": "dot"}]}
+    dots = [square(x, y, 1) for x in range(0, 60, 3) for y in range(0, 45, 3)]
+    value["annotations"] = [
+        annotation(n, 7, 3, [0, 0, 1, 1], segmentation=code(dot)) for n, dot in enumerate(dots, 1)
+    ]
+    first = write_json(tmp_path / "first", {"train": value})
+    convert(str(first), to="mask_folder", out=str(tmp_path / "masks"))
+    mask = cv2.imread(str(tmp_path / "masks/train/dotMasks/07_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.dtype == np.uint16 and mask.max() == len(dots) == 300
+
+
+def test_run_length_codes_stay_unless_asked_and_polygons_draw_the_same(source: Path, tmp_path: Path) -> None:
+    result = convert(str(source), to="coco", out=str(tmp_path / "out"), rle="polygons")
+    assert "4 outlines became polygons: IoU 1.0000 on average, 1.0000 at least" in result["notes"]
+    value = json.loads((tmp_path / "out/annotations/instances_train.json").read_text())
+    assert all(isinstance(each["segmentation"], list) for each in value["annotations"])
+    assert by_id(value["annotations"])[42] == by_id(coco_value(0)["annotations"])[42]
+    before, after = (masks(coco.splits(str(root))["train"]) for root in (source, tmp_path / "out"))
+    assert all((a == b).all() for name in before for a, b in zip(before[name], after[name]))
+
+
+def test_outlines_to_yolo_as_one_ring_each(source: Path, tmp_path: Path) -> None:
+    options = {"to": "yolo", "rle": "polygons", "drop": "crowd"}
+    result = convert(str(source), out=str(tmp_path / "out"), **options)
+    assert any("objects without an outline stand as boxes" in note for note in result["notes"])
+    before, after = (masks(open_splits(str(root))["train"]) for root in (source, tmp_path / "out"))
+    assert (before["07.png"][0] == after["07.png"][0]).all() and len(after["07.png"]) == 1
+    assert (before["09.png"][1] == after["09.png"][1]).all()
+    assert open_splits(str(tmp_path / "out"))["val"].classes.names == ("car", "cat", "tooth brush")
+
+
+def refused(source: Path, out: Path, **options: Any) -> str:
+    with pytest.raises((DataError, UsageError)) as error:
+        convert(str(source), out=str(out), **options)
+    assert not out.exists() or not any(out.iterdir())
+    assert [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")] == []
+    return str(error.value)
+
+
+def test_what_a_format_cannot_hold_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "VOC's xml files hold no outlines: drop=masks" in refused(source, out, to="voc")
+    said = refused(source, out, to="yolo")
+    assert (
+        "2 crowd objects" in said and "6 outlines are run-length codes" in said and "drop=crowd,masks" in said
+    )
+    said = refused(source, out, to="mask_folder", drop="classes")
+    assert all(
+        words in said for words in ("2 crowd", "2 objects have no outline", "drop=classes,crowd,boxes")
+    )
+    assert "of 2 classes" in refused(source, out, to="mask_folder", drop="crowd,boxes")
+    boxes = yolo_source(tmp_path / "boxes", {"train/a": "0 0.5 0.5 0.5 0.5\n", "val/b": ""})
+    assert "have no outlines" in refused(boxes, out, to="mask_folder")
+
+
+def test_what_was_agreed_to_is_lost_and_nothing_else(source: Path, tmp_path: Path) -> None:
+    convert(str(source), to="voc", out=str(tmp_path / "voc"), drop="masks")
+    part = voc.splits(str(tmp_path / "voc"))["train"]
+    names = [Path(part.id(i)).name for i in range(3)]
+    assert names == ["07.png", "03.png", "09.png"] and np.diff(part.annotations.offsets).tolist() == [2, 0, 2]
+    assert part.annotations.crowd is not None and part.annotations.crowd.tolist() == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    convert(str(source), to="mask_folder", out=str(tmp_path / "masks"), drop="crowd,boxes,classes")
+    assert len(open_splits(str(tmp_path / "masks"))["val"].annotations.labels) == 2
+
+
+def test_shared_pixels_go_to_the_later_object_if_that_is_agreed_to(tmp_path: Path) -> None:
+    value = coco_value(0) | {"categories": [{"id": 3, "name": "car"}]}
+    value["annotations"] = [
+        annotation(n, 7, 3, [0, 0, 1, 1], segmentation=code(square(4, 4, side)))
+        for n, side in ((1, 9), (2, 5))
+    ]
+    first = write_json(tmp_path / "first", {"train": value})
+    assert "25 pixels belong to several objects" in refused(first, tmp_path / "out", to="mask_folder")
+    convert(str(first), to="mask_folder", out=str(tmp_path / "out"), drop="overlaps")
+    areas = [mask.sum() for mask in masks(open_splits(str(tmp_path / "out"))["train"])["07.png"]]
+    assert areas == [81 - 25, 25]
+    value["annotations"].append(annotation(3, 7, 3, [0, 0, 1, 1], segmentation=code(square(4, 4, 9))))
+    again = write_json(tmp_path / "again", {"train": value})
+    assert "2 objects show no pixel" in refused(again, tmp_path / "out2", to="mask_folder", drop="overlaps")
+
+
+def test_keypoints_and_outlines_do_not_both_fit_a_line(tmp_path: Path) -> None:
+    value = coco_value(0)
+    value["categories"] = [
+        {"id": 3, "name": "person", "keypoints": ["left eye", "right eye"], "skeleton": [[1, 2]]}
+    ]
+    points = [10, 12, 2, 20.5, 12, 1]
+    shape = code(square(4, 4, 9))
+    value["annotations"] = [annotation(1, 7, 3, [4, 4, 9, 9], segmentation=shape, keypoints=points)]
+    first = write_json(tmp_path / "first", {"train": value})
+    assert "not both" in refused(first, tmp_path / "out", to="yolo")
+    assert "no keypoints" in refused(first, tmp_path / "out", to="voc", drop="masks")
+    convert(str(first), to="yolo", out=str(tmp_path / "points"), drop="masks")
+    part = open_splits(str(tmp_path / "points"))["train"]
+    np.testing.assert_allclose(part.annotations.keypoints, [np.reshape(points, (2, 3))], atol=1e-9)
+    assert part.classes.keypoints["pairs"] == [[0, 1]]
+    convert(str(first), to="yolo", out=str(tmp_path / "shapes"), drop="keypoints", rle="polygons")
+    assert "masks" in open_splits(str(tmp_path / "shapes"))["train"].keys
+    convert(str(first), to="coco", out=str(tmp_path / "coco"))
+    same_json(
+        first / "annotations/instances_train2017.json", tmp_path / "coco/annotations/instances_train.json"
+    )
+    kept = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
+    assert kept["categories"] == value["categories"] and kept["annotations"][0]["num_keypoints"] == 2
+
+
+def test_images_are_linked_copied_or_left(source: Path, tmp_path: Path) -> None:
+    original = source / "train2017/07.png"
+    for how in ("link", "copy", "none"):
+        result = convert(str(source), to="coco", out=str(tmp_path / how), images=how)
+        target = tmp_path / how / "images/train/07.png"
+        assert target.is_file() == (how != "none")
+        if how != "none":
+            assert os.path.samefile(original, target) == (how == "link")
+            assert target.read_bytes() == original.read_bytes()
+        else:
+            assert result["notes"] == []
+
+
+def test_links_across_disks_are_copies(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("another disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    convert(str(source), to="coco", out=str(tmp_path / "out"))
+    assert (tmp_path / "out/images/val/17.png").is_file()
+    assert "6 pictures were copied" in capsys.readouterr().out
+
+
+def test_names_that_would_clash(tmp_path: Path) -> None:
+    value = coco_value(0) | {"annotations": [annotation(1, 7, 3, [1, 1, 2, 2])]}
+    first = write_json(tmp_path / "first", {"train": value, "val": value})
+    convert(str(first), to="voc", out=str(tmp_path / "voc"))
+    assert (tmp_path / "voc/JPEGImages/val2017/07.png").is_file()
+    assert len(voc.splits(str(tmp_path / "voc"))["val"]) == 3
+    value["images"][0]["file_name"] = "03.jpg"
+    again = write_json(tmp_path / "again", {"train": value})
+    assert "would get the same name" in refused(again, tmp_path / "out", to="yolo")
+    convert(str(again), to="coco", out=str(tmp_path / "coco"))
+
+
+def test_outlines_of_pictures_that_exif_turns(tmp_path: Path) -> None:
+    from PIL import Image
+
+    value = coco_value(0) | {"categories": [{"id": 3, "name": "car"}]}
+    value["annotations"] = [annotation(1, 7, 3, [4, 4, 9, 5], segmentation=code(square(4, 4, 5)))]
+    first = write_json(tmp_path / "first", {"train": value})
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(first / "train2017/07.png", exif=exif)
+    assert "EXIF turns it" in refused(first, tmp_path / "out", to="coco")
+    convert(str(first), to="coco", out=str(tmp_path / "out"), drop="masks")
+    part = open_splits(str(tmp_path / "out"))["train"]
+    assert part.annotations.boxes.tolist() == [[HEIGHT - 9, 4, HEIGHT - 4, 13]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"out": "x"}, "convert needs to="),
+        ({"to": "coco"}, "convert needs out="),
+        ({"to": "coco", "out": "x", "drop": "mask"}, "did you mean masks"),
+        ({"to": "pascal", "out": "x"}, "choose one of coco, voc, yolo, mask_folder"),
+        ({"to": "coco", "out": "SOURCE/inside"}, "lies in the data"),
+        ({"to": "coco", "out": "PARENT"}, "is there already"),
+        ({"to": "coco", "out": "SOURCE"}, "is there already"),
+    ],
+)
+def test_options_that_make_no_sense(source: Path, options: dict[str, str], said: str) -> None:
+    given = {
+        k: v.replace("SOURCE", str(source)).replace("PARENT", str(source.parent)) for k, v in options.items()
+    }
+    with pytest.raises((DataError, UsageError), match=said):
+        convert(str(source), **given)
+
+
+def test_data_without_boxes_are_refused(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"folder/{'ab'[i % 2]}/{i}.png", i)
+    assert "label but no files with boxes" in refused(tmp_path / "folder", tmp_path / "out", to="coco")
+    with pytest.raises(DataError, match="scenes"):
+        convert("scenes:3", to="coco", out=str(tmp_path / "out"))
+
+
+def test_what_fails_on_the_way_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(source), to="coco", out=str(tmp_path / "out"), images="copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["coco"]
+
+
+def test_what_reads_back_otherwise_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_coco.as_json
+
+    def forgetful(*arguments: Any) -> dict[str, Any]:
+        value = whole(*arguments)
+        return value | {"annotations": value["annotations"][1:]}
+
+    monkeypatch.setattr(write_coco, "as_json", forgetful)
+    with pytest.raises(ConversionError, match="other objects"):
+        convert(str(source), to="coco", out=str(tmp_path / "out"))
+
+
+def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["convert", str(source), "to=voc", f"out={tmp_path / 'out'}", "json=-"]
+    assert command.main(words) == 2
+    assert "drop=masks" in capsys.readouterr().err
+    assert command.main([*words, "drop=masks"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["objects"] == 8 and "hard links" in shown.err
+    assert command.main(["convert"]) == 2
+    assert "convert what?" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not (SHARED / "coco_mini").exists(), reason="needs shared/data/coco_mini")
+def test_coco_mini_is_equal_after_conversion(tmp_path: Path) -> None:
+    for kind in ("instances", "person_keypoints"):
+        file = SHARED / f"coco_mini/annotations/{kind}_train2017.json"
+        convert(str(file), to="coco", out=str(tmp_path / kind))
+        for split in ("train", "val"):
+            before = file.with_name(f"{kind}_{split}2017.json")
+            same_json_but_for_names(before, tmp_path / kind / f"annotations/instances_{split}.json")
+
+
+def same_json_but_for_names(before: Path, after: Path) -> None:
+    value = json.loads(before.read_text())
+    for image in value["images"]:
+        image.update({k: image[k] for k in ("id", "file_name", "height", "width")})
+        for key in [key for key in image if key not in ("id", "file_name", "height", "width")]:
+            del image[key]
+    plain = after.with_suffix(".before")
+    plain.write_text(json.dumps(value))
+    same_json(plain, after)
+
+
+@pytest.mark.skipif(not (SHARED / "BCCD").exists(), reason="needs shared/data/BCCD")
+def test_bccd_keeps_its_boxes(tmp_path: Path) -> None:
+    convert(str(SHARED / "BCCD"), to="voc", out=str(tmp_path / "voc"), images="copy")
+    first, last = voc.splits(str(SHARED / "BCCD")), voc.splits(str(tmp_path / "voc"))
+    for name, part in first.items():
+        assert (part.annotations.boxes == last[name].annotations.boxes).all()
+        assert (part.annotations.labels == last[name].annotations.labels).all()
