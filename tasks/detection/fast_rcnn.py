@@ -78,13 +78,13 @@ class FastRCNN(Task):
 
     head: "mlp" or "conv" (four convolutions with batch norm before it) on a pyramid, "fc" with the classifier's own
     fc6 and fc7 (VGG, the paper's form), "c4" with res5 per region (ResNet); "auto" takes the first of mlp, fc and c4
-    that the backbone can have. pyramid: put a feature pyramid of `pyramid_channels` over the `pyramid_levels` of a plain
-    backbone; without c2 it is twice as fast, and coarser about what is smaller than some 16 pixels.
+    that the backbone can have. pyramid: put a feature pyramid of `pyramid_channels` over the `pyramid_levels` of a
+    plain backbone; without c2 it is twice as fast, and coarser about what is smaller than some 16 pixels.
     sampled: regions a picture that the losses are computed on, `positive_fraction` of them objects at most, which are
     those with an IoU of `foreground_iou` or more with a true box. score_threshold, nms_iou, detections: of results.
     longest: bound of the longer side, as a multiple of the shorter one's `imgsz`. scales: range of the shorter side in
-    training, as shares of `imgsz`. flip, vertical_flip: mirror half of the training pictures. colour: strength of the jitter of
-    brightness, contrast and saturation, 0 for none.
+    training, as shares of `imgsz`. flip, vertical_flip: mirror half of the training pictures. colour: strength of the
+    jitter of brightness, contrast and saturation, 0 for none.
 
     Raises DataError for settings out of range, or that the backbone cannot have.
     """
