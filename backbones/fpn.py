@@ -105,9 +105,10 @@ class FPN(Backbone):
         merged: Tensor | None = None
         pyramid: Features = {}
         for i in reversed(range(depth, len(names))):
-            lateral = self.inner_blocks[i](maps[self.reads[i]])
+            x = maps[self.reads[i]]
+            lateral = self.inner_blocks[i](x)
             if merged is not None:
-                lateral = lateral + F.interpolate(merged, lateral.shape[-2:], mode="nearest")
+                lateral = lateral + F.interpolate(merged, x.shape[-2:], mode="nearest")
             merged = lateral
             if names[i] in smoothed:
                 pyramid[names[i]] = self.layer_blocks[i](merged)

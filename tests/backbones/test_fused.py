@@ -1,0 +1,351 @@
+"""A fused network computes what its original does: with oneDNN's private calls and without them."""
+
+from copy import deepcopy
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from retinue.backbones import build, names
+from retinue.backbones.backbone import Backbone
+from retinue.backbones.fpn import FPN
+from retinue.backbones.fused import fuse
+from retinue.backbones.onednn import FusedConv2d, FusedLinear, has_onednn
+
+HEAVY = 3e7
+NEEDS_ONEDNN = pytest.mark.skipif(
+    not has_onednn(torch.zeros(1), torch.float32), reason="this torch has not the private calls of oneDNN"
+)
+
+
+@cache
+def on_meta(name):
+    with torch.device("meta"):
+        return build(name)
+
+
+def run():
+    """The smallest of every family; the others with -m slow."""
+    families = {}
+    for name in names():
+        families.setdefault(type(on_meta(name)), []).append(name)
+    sizes = {
+        n: sum(p.numel() for key, p in on_meta(n).named_parameters() if "fc" not in key) for n in names()
+    }
+    default = {
+        name for name in (min(f, key=sizes.__getitem__) for f in families.values()) if sizes[name] < HEAVY
+    }
+    default.add("seresnet50")
+    return [pytest.param(n, marks=() if n in default else pytest.mark.slow) for n in names()]
+
+
+def construct(name):
+    torch.manual_seed(0)
+    if name == "fpn":
+        return FPN(build("resnet18", classes=4), channels=32, extra="pool")
+    if name == "fpn p6p7 norm":
+        body = build("mobilenet_v2", classes=4)
+        return FPN(body, ("c3", "c4", "block17"), channels=16, norm="batch")
+    backbone = build(name, **({} if name == "pixels" else {"classes": 4}))
+    backbone.chop()
+    return backbone
+
+
+def pictures(height=96, width=81):
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def deviation(ours, theirs):
+    """Largest difference in standard deviations of the map."""
+    return ((ours.double() - theirs.double()).abs().max() / theirs.double().std()).item()
+
+
+def rms(ours, theirs):
+    return ((ours.double() - theirs.double()).square().mean().sqrt() / theirs.double().std()).item()
+
+
+@pytest.mark.parametrize("name", [*run(), "fpn", "fpn p6p7 norm"])
+@torch.no_grad()
+def test_float32_is_as_near_to_exact_as_the_network_itself(name, spread):
+    """Near to float64, at most three times as far as the unfused network in the same memory format, or 1e-5."""
+    backbone = spread(construct(name)).eval()
+    x = pictures()
+    exact = deepcopy(backbone).double()(x.double())
+    itself = deepcopy(backbone).to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    for packed in (True, False):
+        fast = fuse(backbone, packed=packed)
+        maps = fast(x)
+        assert list(maps) == list(exact)
+        for level, value in maps.items():
+            assert value.dtype == torch.float32 and value.is_contiguous(memory_format=torch.channels_last)
+            bound = max(1e-5, 3 * deviation(itself[level], exact[level]))
+            assert deviation(value, exact[level]) <= bound, (level, packed)
+    assert name in ("pixels", "lenet5") or any(isinstance(m, FusedConv2d) for m in fast.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "googlenet", "fpn"])
+@torch.no_grad()
+def test_each_level_alone_equals_the_full_pass(name, spread):
+    """Also fails where a sum is written into a map that was handed out."""
+    fast = fuse(spread(construct(name)))
+    maps = fast(pictures())
+    kept = {level: value.clone() for level, value in maps.items()}
+    fast(pictures())
+    for level in fast.levels:
+        assert torch.equal(maps[level], kept[level])
+        alone = fast(pictures(), (level,))
+        assert list(alone) == [level]
+        assert torch.equal(alone[level], maps[level]), level
+    with pytest.raises(KeyError, match="c99"):
+        fast(pictures(), ("c99",))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "googlenet", "fpn", "lenet5", "squeezenet1_1"]
+)
+@pytest.mark.parametrize("packed", [True, False])
+@torch.no_grad()
+def test_bfloat16_is_near(name, packed, spread):
+    backbone = spread(construct(name)).eval()
+    exact, maps = backbone(pictures()), fuse(backbone, torch.bfloat16, packed)(pictures())
+    for level, value in maps.items():
+        assert value.dtype == torch.bfloat16
+        assert rms(value, exact[level]) < 0.03, level
+
+
+@torch.no_grad()
+def test_contrast_normalisation_has_no_bfloat16(spread):
+    layer = spread(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.LocalResponseNorm(5))).eval()
+    assert rms(fuse(layer, torch.bfloat16)(pictures()), layer(pictures())) < 0.02
+
+
+def test_the_original_stays_as_it_is_and_shares_nothing(spread):
+    backbone = spread(construct("fpn")).train()
+    backbone.freeze("c2", norm=True)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    gradients = {key: p.requires_grad for key, p in backbone.named_parameters()}
+    fast = fuse(backbone)
+    expected = fast(pictures())["p3"].clone()
+    assert backbone.training and {k: p.requires_grad for k, p in backbone.named_parameters()} == gradients
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    with torch.no_grad():
+        for tensor in backbone.state_dict().values():
+            tensor.zero_()
+    assert torch.equal(fast(pictures())["p3"], expected)
+
+
+def test_what_a_backbone_says_of_itself_is_kept():
+    backbone = construct("fpn")
+    backbone.freeze("c3", norm=True)
+    fast = fuse(backbone)
+    assert isinstance(fast, Backbone) and not fast.training and not fast.train().training
+    for name in (
+        "levels",
+        "preprocessing",
+        "architecture",
+        "options",
+        "in_channels",
+        "frozen_stages",
+        "frozen_norm",
+    ):
+        assert getattr(fast, name) == getattr(backbone, name), name
+    assert list(fast.stages()) == list(backbone.stages())
+    assert fast.output_sizes(65, 97) == backbone.output_sizes(65, 97)
+    assert fast.chop() is None
+    with pytest.raises(ValueError, match="in_channels=4"):
+        fast(torch.rand(1, 4, 64, 64))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@torch.no_grad()
+def test_folding_by_hand(packed):
+    """weight 2, bias 1, mean 3, variance 4, eps 0, scale 6, shift 5: 3 (2x + 1 - 3) + 5 = 6x - 1."""
+    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0)
+    for tensor, value in ((conv.weight, 2), (conv.bias, 1), (norm.weight, 6), (norm.bias, 5)):
+        tensor.fill_(value)
+    norm.running_mean.fill_(3), norm.running_var.fill_(4)
+    x = torch.arange(-2.0, 4).view(1, 1, 2, 3)
+    assert fuse(nn.Sequential(conv, norm), packed=packed)(x).flatten().tolist() == [-13, -7, -1, 5, 11, 17]
+
+
+ACTIVATIONS = [
+    nn.ReLU(inplace=True),
+    nn.ReLU6(inplace=True),
+    nn.Hardtanh(-0.5, 0.7),
+    nn.LeakyReLU(0.2),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.Sigmoid(),
+    nn.Tanh(),
+    nn.ELU(),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("packed", [True, False])
+@torch.no_grad()
+def test_activations(activation, packed, spread):
+    stack = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Flatten(2), nn.Linear(35, 6), activation)
+    stack = spread(stack).eval()
+    fast = fuse(stack, packed=packed)
+    torch.testing.assert_close(fast(pictures(7, 9)), stack(pictures(7, 9)), rtol=1e-5, atol=1e-5)
+    fused = [m for m in fast.modules() if isinstance(m, FusedConv2d | FusedLinear)]
+    expected = "none" if isinstance(activation, nn.ELU) else fused[0].activation.name
+    assert len(fused) == 2 and {m.activation.name for m in fused} == {expected}
+    assert isinstance(activation, nn.ELU) or expected != "none"
+
+
+GEOMETRIES = {
+    "grouped": {"groups": 2},
+    "depth-wise": {"groups": 8},
+    "dilated": {"dilation": 2, "padding": 2},
+    "oblong": {"kernel_size": (1, 5), "padding": (0, 2), "stride": (2, 1)},
+    "same": {"padding": "same"},
+    "reflect": {"padding": 1, "padding_mode": "reflect"},
+}
+
+
+@pytest.mark.parametrize("options", GEOMETRIES.values(), ids=GEOMETRIES)
+@torch.no_grad()
+def test_geometries(options, spread):
+    conv = spread(nn.Conv2d(8, 8, **{"kernel_size": 3, **options}))
+    x = torch.rand(2, 8, 13, 11)
+    for packed in (True, False):
+        fast = fuse(nn.Sequential(conv, nn.ReLU()), packed=packed)
+        torch.testing.assert_close(fast(x), conv(x).relu(), rtol=1e-5, atol=1e-5)
+
+
+class Sums(nn.Module):
+    """Sums that may not be written in place, that broadcast, and one that is two convolutions of the same map."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        y = F.relu(a + b)
+        z = self.c(y) + y  # y is read again
+        w = (z + y).relu_()
+        v = self.a(w) + w.mean((2, 3), keepdim=True)
+        u = w.mean((2, 3), keepdim=True) + self.b(v)
+        return x + self.c(x), y, z, w, v, u, self.a(u) + self.a(u), self.b(v).add(v, alpha=2)
+
+
+@torch.no_grad()
+def test_sums(spread):
+    network, x = spread(Sums()).eval(), torch.rand(2, 4, 9, 7)
+    kept = x.clone()
+    for packed in (True, False):
+        for ours, theirs in zip(fuse(network, packed=packed)(x), network(x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        assert torch.equal(x, kept)
+
+
+class Written(nn.Module):
+    """Writes into what a convolution reads, after it has read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = x - 0.5
+        y = self.conv(x)
+        return y + self.relu(x)
+
+
+class WrittenOtherwise(Written):
+    def forward(self, x):
+        x = x - 0.5
+        y = self.conv(x)
+        x.mul_(2)
+        return self.relu(y) + x
+
+
+class ReadAfterwards(Written):
+    def forward(self, x):
+        x = x - 0.5
+        self.relu(x)
+        return self.conv(x)
+
+
+class Branching(nn.Module):
+    """Cannot be traced; its stack can."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.stack(x) * self.scale if x.mean() > 0 else x
+
+
+@pytest.mark.parametrize("network", [Written(), WrittenOtherwise(), ReadAfterwards(), Branching()])
+@torch.no_grad()
+def test_code_that_needs_care(network, spread):
+    network, x = spread(network).eval(), torch.rand(2, 4, 5, 5)
+    fast = fuse(network)
+    torch.testing.assert_close(fast(x), network(x), rtol=1e-5, atol=1e-5)
+    assert any(isinstance(m, FusedConv2d) for m in fast.modules())
+    own = {p.data_ptr() for p in network.parameters()}
+    assert not any(t.data_ptr() in own for t in [*fast.parameters(), *fast.buffers()] if not t.is_mkldnn)
+
+
+class BranchingBackbone(Backbone):
+    """A network that torch.fx cannot trace: a third-party one may be."""
+
+    def __init__(self):
+        super().__init__()
+        inner = build("resnet18", classes=4)
+        self.levels, self.inner = inner.levels, inner
+        self.inner.chop()
+
+    def trunk(self):
+        return self.inner.trunk()
+
+    def forward(self, images, levels=None):
+        return super().forward(images.clamp(max=float(images.max())), levels)
+
+
+@torch.no_grad()
+def test_a_backbone_that_cannot_be_traced_keeps_its_own_code(spread):
+    backbone = spread(BranchingBackbone()).eval()
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+        maps = fuse(backbone, dtype)(pictures(), ("c2", "c5"))
+        assert list(maps) == ["c2", "c5"]
+        for level, value in maps.items():
+            assert value.dtype == dtype and rms(value, backbone(pictures())[level]) < bound
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_pictures_and_no_regions(packed):
+    """A detector's second stage is given what the first has found: nothing, at times."""
+    head = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(54, 5), nn.ReLU())
+    assert fuse(head, packed=packed)(torch.rand(0, 4, 3, 3)).shape == (0, 5)
+    block = fuse(Sums(), packed=packed)
+    assert block(torch.rand(0, 4, 9, 7))[0].shape == (0, 4, 9, 7)
+
+
+@NEEDS_ONEDNN
+def test_the_private_calls_are_used_where_they_are():
+    fast = fuse(construct("resnet18"))
+    layers = [m for m in fast.modules() if isinstance(m, FusedConv2d)]
+    assert len(layers) == 20 and all(layer.packed for layer in layers)
+    assert not any(isinstance(m, nn.BatchNorm2d | nn.ReLU) for m in fast.modules())
+
+
+def test_without_the_private_calls_the_plain_path_is_taken(monkeypatch):
+    class Nothing:
+        pass
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Nothing())
+    fast = fuse(construct("resnet18"))
+    assert not any(m.packed for m in fast.modules() if isinstance(m, FusedConv2d))
+    assert fast(pictures())["c5"].isfinite().all()
