@@ -26,18 +26,23 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
         return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(groups[order], stable=True)]
-    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1]
+    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
+    falling = -torch.arange(len(boxes), dtype=torch.float32)
+    best = [
+        rows[_suppress(group, falling, threshold)]
+        for rows, group in zip(order.split(sizes), boxes[order].split(sizes))
+    ]
     kept = torch.zeros(len(boxes), dtype=torch.bool)
-    for group in order.split(sizes.tolist()):
-        kept[group[_suppress(boxes[group], threshold)]] = True
+    kept[torch.cat(best)] = True
     indices = kept.nonzero()[:, 0]
     # torchvision's own expression: among equal scores its order is that of this very sort.
     return indices[scores[indices].sort(descending=True)[1]]
 
 
-def _suppress(boxes: Tensor, threshold: float) -> Tensor:
-    """Which of these boxes (n, 4), best first, stay: their indices."""
-    falling = -torch.arange(ROWS, dtype=torch.float32)
+def _suppress(boxes: Tensor, falling: Tensor, threshold: float) -> Tensor:
+    """Which of these boxes (n, 4), best first, stay: their indices. falling: scores for at least n boxes."""
+    if len(boxes) <= ROWS:
+        return torchvision.ops.nms(boxes, falling[: len(boxes)], threshold)
     x1, y1, x2, y2 = boxes.unbind(1)
     sides = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)])
     left, kept = torch.arange(len(boxes)), []
