@@ -17,7 +17,7 @@ USAGE = """retinue: one backbone, every vision task
   retinue predict RUN photo.jpg folder/                        results drawn, and as json
   retinue check data=DIR                                       what is wrong with a data set
   retinue convert DIR to=coco out=NEW                          detection data in another format
-  retinue list [backbones|tasks|datasets]                      what there is
+  retinue list [backbones|models|tasks|datasets]               what there is
   retinue bench                                                the speed figures of the README
 
 Options are KEY=VALUE or --KEY VALUE; `retinue COMMAND --help` lists them.

@@ -1,5 +1,6 @@
 """Evaluate a model on data, from pixels: one path for training's validation and for `retinue eval`."""
 
+import math
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ from retinue.tools.open_model import open_model
 from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
 from retinue.tools.reading import readable, with_channels
+
+
+MANY = 40
+"""Figures of classes beyond which those that are n/a have no line."""
 
 
 def collect(
@@ -142,10 +147,15 @@ def plots_folder(options: Eval, path: Path | None, split: str) -> Path | None:
 
 
 def say_figures(values: dict[str, float], title: str, log: Log) -> None:
-    """A few lines for people: the flat figures first, then a line a class."""
+    """A few lines for people: the flat figures first, then a line a class; of many classes only those that occur."""
     log(title)
+    of_class = [key for key in values if per_class(key, values)]
+    absent = {key for key in of_class if math.isnan(values[key])} if len(of_class) > MANY else set()
     for key, value in values.items():
-        log(f"  {key:<28} {number(value)}")
+        if key not in absent:
+            log(f"  {key:<28} {number(value)}")
+    if absent:
+        log(f"  {len(absent)} classes do not occur")
 
 
 def number(value: float) -> str:

@@ -17,6 +17,7 @@ from retinue.tasks.task import Model
 from retinue.tools import command, predict
 from retinue.tools import evaluate as evaluation
 from retinue.tools.evaluate import evaluate
+from retinue.tools.progress import Log
 
 
 @pytest.fixture
@@ -186,6 +187,19 @@ def test_grey_models_read_grey_pictures(paint_folder: Any, judge: Any, tmp_path:
     model_file.save(Model(backbone, {"classification": task}), path, imgsz=32)
     with pytest.raises(DataError, match="3 channels, the model reads 1"):
         judge(path, Path("scenes:8"))
+
+
+def test_of_many_classes_only_those_that_occur_have_a_line(capsys: Any) -> None:
+    values = {"box/AP": 0.5, "box/APs": math.nan, "box/AP/cat": 0.5, "box/AP/a/b": math.nan}
+    evaluation.say_figures(values, "few", Log())
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    values |= {f"box/AP/{i}": math.nan for i in range(60)}
+    evaluation.say_figures(values, "many", Log())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [
+        ["box/AP", "0.5000"], ["box/APs", "n/a"], ["box/AP/cat", "0.5000"], ["61", "classes", "do", "not", "occur"]
+    ]  # fmt: skip
+    assert evaluation.per_class("box/AP/a/b", values) and not evaluation.per_class("box/AP50", values)
 
 
 def test_json_and_curves(saved: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
