@@ -21,7 +21,6 @@ from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
 from retinue.tools.reading import readable, with_channels
 
-
 MANY = 40
 """Figures of classes beyond which those that are n/a have no line."""
 
@@ -155,7 +154,7 @@ def say_figures(values: dict[str, float], title: str, log: Log) -> None:
         if key not in absent:
             log(f"  {key:<28} {number(value)}")
     if absent:
-        log(f"  {len(absent)} classes do not occur")
+        log(f"  {len(absent)} figures of classes that do not occur are n/a")
 
 
 def number(value: float) -> str:
