@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fpn import FPN
+from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
 from retinue.datasets.transforms import (
     ColorJitter,
@@ -36,7 +37,7 @@ from retinue.tasks.detection.matching import BELOW, assign
 from retinue.tasks.detection.metrics import DetectionMetric
 from retinue.tasks.detection.nms import batched_nms
 from retinue.tasks.detection.plots import detection_plots
-from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head
+from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head, fuse_head
 from retinue.tasks.detection.results import Detections
 from retinue.tasks.detection.roi_pooling import RoIAlign
 from retinue.tasks.detection.sampling import sample
@@ -133,7 +134,7 @@ class FastRCNN(Task):
             "nms_iou": nms_iou,
             "detections": detections,
             "longest": longest,
-            "scales": tuple(scales),
+            "scales": list(scales),
             "flip": flip,
             "vertical_flip": vertical_flip,
             "colour": colour,
@@ -169,6 +170,11 @@ class FastRCNN(Task):
                 f"pyramid_levels={','.join(asked)}: the backbone has {list(backbone.levels)}; or use pyramid=false"
             )
         return FPN(backbone, levels, settings.get("pyramid_channels", 256), "pool")
+
+    def fuse(self, dtype: torch.dtype) -> None:
+        """As in `Task`; scores and box codes of regions are computed in float32."""
+        self.box_head = fuse_head(self.box_head, dtype)
+        self.box_predictor = fuse(self.box_predictor, torch.float32)  # type: ignore[assignment]
 
     def forget_classes(self) -> None:
         """A new box predictor."""

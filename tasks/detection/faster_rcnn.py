@@ -7,10 +7,12 @@ et al. 2016 (arXiv:1612.03144, section 4), over a plain trunk as published with 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fpn import FPN
+from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
 from retinue.tasks.detection.anchors import Anchors
 from retinue.tasks.detection.fast_rcnn import FastRCNN
@@ -51,7 +53,7 @@ class FasterRCNN(FastRCNN):
             "anchor_scale": anchor_scale,
             "anchor_sizes": list(anchor_sizes) if anchor_sizes is not None else None,
             "anchor_ratios": list(anchor_ratios),
-            "proposals": tuple(proposals),
+            "proposals": list(proposals),
             "rpn_depth": rpn_depth,
             "rpn_nms_iou": rpn_nms_iou,
             "rpn_score_threshold": rpn_score_threshold,
@@ -92,6 +94,11 @@ class FasterRCNN(FastRCNN):
         """The objects of every picture."""
         proposals = self.rpn.propose(self.score(features, pictures), pictures.sizes)
         return self.answer(features, pictures, proposals)
+
+    def fuse(self, dtype: torch.dtype) -> None:
+        """As in `Task`."""
+        super().fuse(dtype)
+        self.rpn.head = fuse(self.rpn.head, dtype)  # type: ignore[assignment]
 
     def score(self, features: Features, pictures: Pictures) -> Scored:
         """Objectness and box codes of every anchor."""

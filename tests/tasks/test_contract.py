@@ -1,6 +1,7 @@
 """What every task must do: every module below `retinue.tasks` that holds one is found and tried on rendered scenes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from retinue.backbones import build
 from retinue.datasets.scenes import Scenes
-from retinue.datasets.targets import KEYS, DataError, collate
+from retinue.datasets.targets import KEYS, DataError, Sample, collate
 from retinue.tasks import find, model_file
 from retinue.tasks.task import Model, Task
 from retinue.tools.loader import View
@@ -18,22 +19,44 @@ SIDE = 64
 TASKS = find.names()
 
 
+SMALL = {
+    "pyramid_channels": 16, "sampled": 16, "proposals": (60, 20), "mask_width": 8, "keypoint_width": 8,
+    "keypoint_depth": 2,
+}  # fmt: skip
+"""Settings that make a task quick, for those that have them."""
+
+
+class Furnished(Scenes):
+    """Scenes whose objects have keypoints, their boxes' corners and centres, and whose pictures come with proposals."""
+
+    keys = Scenes.keys | {"keypoints"}
+    classes = replace(Scenes.classes, keypoints={"names": ["a", "b", "c"], "pairs": [], "sigmas": [0.1] * 3})
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        boxes = sample.targets["boxes"]
+        points = np.stack([boxes[:, :2], boxes[:, 2:], (boxes[:, :2] + boxes[:, 2:]) / 2], 1)
+        keypoints = np.concatenate([points, np.full_like(points[..., :1], 2)], 2).astype(np.float32)
+        return sample.with_(targets={**sample.targets, "keypoints": keypoints}, inputs={"proposals": boxes + 1})
+
+
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return Scenes(6, SIDE)
+    return Furnished(6, SIDE)
 
 
 def make(name: str, scenes: Scenes) -> tuple[Model, Task]:
     torch.manual_seed(0)
-    backbone = build("resnet18")
-    task = find.find(name)(backbone, scenes.classes)  # type: ignore[call-arg]
+    settings = {key: value for key, value in SMALL.items() if key in find.settings_of(name)}
+    backbone = find.find(name).trunk_for(build("resnet18"), settings)
+    task = find.find(name)(backbone, scenes.classes, **settings)  # type: ignore[call-arg]
     return Model(backbone, {"it": task}), task
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_it_says_what_it_needs(name: str) -> None:
     kind = find.find(name)
-    assert kind.needs and kind.needs <= KEYS.keys()
+    assert kind.needs and kind.needs <= KEYS.keys() and kind.uses <= KEYS.keys() - kind.needs
     assert kind.headline and kind.__doc__
     assert find.name_of(kind) == name
     assert find.find(name.rpartition(".")[2]) is kind
