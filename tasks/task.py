@@ -105,6 +105,13 @@ class Task(nn.Module):
         state, which would save it twice, and copies of the model still have their own.
         """
 
+    def fuse(self, dtype: torch.dtype) -> None:
+        """Make the layers ready for prediction (`retinue.backbones.fused.fuse`); nothing by default.
+
+        Called once on a copy that will not learn. From then on `predict` is given maps of `dtype`, without autocast:
+        layers that are not fused are brought to it, or bring the maps to their own type.
+        """
+
     def forget_classes(self) -> None:
         """Begin anew with the layers that have an output a class: a saved model goes on with other classes."""
         if self.classes is not None:
