@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retinue.backbones.backbone import Backbone, Features, Top
+from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
 from retinue.datasets.transforms import ColorJitter, Compose, EvalTransform, HorizontalFlip, RandomResizedCrop
 from retinue.tasks.classification.draw import draw_batch, draw_predictions
@@ -113,6 +114,10 @@ class Classifier(Task):
         count = Counter(backbone.categories)
         names = (f"{name} ({i})" if count[name] > 1 else name for i, name in enumerate(backbone.categories))
         return cls(backbone, ClassMap(tuple(names)), head="published")
+
+    def fuse(self, dtype: torch.dtype) -> None:
+        """As in `Task`; logits are computed in float32."""
+        self.top.embed, self.top.last = fuse(self.top.embed, dtype), fuse(self.top.last, torch.float32)
 
     def forget_classes(self) -> None:
         """A new last layer, and new last layers of the auxiliary classifiers."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retinue.backbones.backbone import Backbone, Features
+from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
 from retinue.tasks.detection.fast_rcnn import Found, Sampled
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
@@ -42,7 +43,8 @@ class KeypointPredictor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(r, inputs, m, m) -> logits (r, keypoints, 4m, 4m)."""
-        return F.interpolate(self.kps_score_lowres(x), scale_factor=2.0, mode="bilinear")
+        x = self.kps_score_lowres(x.to(self.kps_score_lowres.weight.dtype))
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
 class KeypointRCNN(FasterRCNN):
@@ -87,6 +89,11 @@ class KeypointRCNN(FasterRCNN):
         super().forget_classes()
         inputs = self.keypoint_predictor.kps_score_lowres.in_channels
         self.keypoint_predictor = KeypointPredictor(inputs, len(self.classes.keypoints["names"]))
+
+    def fuse(self, dtype: torch.dtype) -> None:
+        """As in `Task`; heat maps are computed in float32: bfloat16 has 256 values between 1 and 2."""
+        super().fuse(dtype)
+        self.keypoint_head = fuse(self.keypoint_head, dtype)  # type: ignore[assignment]
 
     def heat(self, features: Features, boxes: Sequence[Tensor]) -> Tensor:
         """Logits (r, keypoints, 56, 56) of regions."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, roi_align
 
 from retinue.backbones.backbone import Backbone, Features
+from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
 from retinue.tasks.detection.fast_rcnn import Found, Sampled, to_file
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
@@ -90,6 +91,12 @@ class MaskRCNN(FasterRCNN):
         super().forget_classes()
         before = self.mask_predictor.conv5_mask
         self.mask_predictor = MaskPredictor(before.in_channels, before.out_channels, len(self.classes))
+
+    def fuse(self, dtype: torch.dtype) -> None:
+        """As in `Task`."""
+        super().fuse(dtype)
+        self.mask_head = fuse(self.mask_head, dtype) if self.mask_head is not None else None
+        self.mask_predictor.to(dtype)
 
     def mask_logits(self, features: Features, boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """(r, 28, 28) of regions and their labels (r,), 0 for background."""

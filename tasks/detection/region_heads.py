@@ -2,11 +2,13 @@
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 from retinue.backbones.backbone import Backbone, Top
 from retinue.backbones.fpn import FPN
+from retinue.backbones.fused import fuse
 from retinue.datasets.targets import DataError
 
 Head = Literal["auto", "mlp", "conv", "fc", "c4"]
@@ -107,6 +109,13 @@ def build_head(backbone: Backbone, kind: Head) -> tuple[nn.Module, tuple[str, ..
         return Res5Head(backbone.cut("c5"), outputs), ("c4",), 14
     channels = backbone.levels[levels[-1]].channels
     return (ConvHead if kind == "conv" else MLPHead)(channels, 7), levels, 7
+
+
+def fuse_head(head: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A head for prediction in `dtype`; one over res5 stays one, for masks are made from its maps too."""
+    return (
+        Res5Head(fuse(head.stage, dtype), head.outputs) if isinstance(head, Res5Head) else fuse(head, dtype)
+    )
 
 
 def _suitable(backbone: Backbone, top: Top | None) -> Head:
