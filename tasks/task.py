@@ -63,6 +63,8 @@ class Task(nn.Module):
     """Target keys that training and evaluation cannot do without."""
     uses: ClassVar[frozenset[str]] = frozenset()
     """Target keys that are read too where the data have them (`crowd`, `area`)."""
+    inputs: ClassVar[frozenset[str]] = frozenset()
+    """What is read beside the picture, at prediction time too (`proposals`, `hole`)."""
     headline: ClassVar[str]
     """Name of the metric by which the best epoch is chosen; larger is better unless `smaller_is_better`."""
     smaller_is_better: ClassVar[bool] = False

@@ -63,9 +63,9 @@ def eval_loader(
     task: Task, dataset: Any, side: int, workers: int, pad: float | Sequence[float] = 0.0, divisor: int = 1
 ) -> Loader:
     """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
-    return Loader(
-        View(dataset, task.eval_transform(side), task.target_keys(), file_frame=True), workers, pad, divisor
-    )
+    transform, keys = task.eval_transform(side), task.target_keys()
+    view = View(dataset, transform, keys, file_frame=True, inputs=task.inputs)
+    return Loader(view, workers, pad, divisor)
 
 
 def check_keys(tasks: dict[str, Task], dataset: Any, source: str) -> None:

@@ -23,8 +23,9 @@ KEPT = 256 * 2**20
 class View:
     """A data set seen through a transform. Reading errors come back as values, so that their text stays clean.
 
-    Only the targets of `keys` are read and kept, so that nothing is decoded or moved in vain. `file_frame` keeps them
-    as the data set gives them, in the file's pixels, for evaluation.
+    Only the targets of `keys` are read and kept, and of the inputs those of `inputs` (default: all), so that nothing is
+    decoded or moved in vain. `file_frame` keeps the targets as the data set gives them, in the file's pixels, for
+    evaluation.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class View:
         keys: Collection[str],
         seed: int = 0,
         file_frame: bool = False,
+        inputs: Collection[str] | None = None,
     ) -> None:
         if hasattr(dataset, "with_keys"):
             dataset = dataset.with_keys(frozenset(keys) & dataset.keys)
         self.dataset, self.transform, self.keys = dataset, transform, keys
-        self.seed, self.file_frame = seed, file_frame
+        self.seed, self.file_frame, self.inputs = seed, file_frame, inputs
         self.kept: dict[int, Sample] = {}
         self.kept_bytes = 0
 
@@ -54,7 +56,10 @@ class View:
         if index in self.kept:
             return self.kept[index]
         sample = self.dataset[index]
-        sample = sample.with_(targets={k: v for k, v in sample.targets.items() if k in self.keys})
+        inputs = {k: v for k, v in sample.inputs.items() if self.inputs is None or k in self.inputs}
+        sample = sample.with_(
+            targets={k: v for k, v in sample.targets.items() if k in self.keys}, inputs=inputs
+        )
         size = sample.image.nbytes + sum(value.nbytes for value in sample.targets.values())
         if getattr(self.dataset, "rendered", False) and self.kept_bytes + size <= KEPT:
             self.kept[index] = sample

@@ -236,7 +236,7 @@ def open_loaders(setup: Setup) -> None:
     recipe: Transform = task.train_transform(setup.side)
     if options.augment:
         recipe = Compose([recipe, load_albumentations(options.augment)])
-    view = View(setup.train_set, recipe, task.target_keys(), options.seed)
+    view = View(setup.train_set, recipe, task.target_keys(), options.seed, inputs=task.inputs)
     pin = setup.device.type == "cuda"
     setup.train_loader = Loader(view, workers, preparation.pad, preparation.divisor, pin)
     if setup.val_set is not None:

@@ -92,6 +92,7 @@ class FastRCNN(Task):
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "box_labels"})
     uses: ClassVar[frozenset[str]] = frozenset({"crowd", "area"})
+    inputs: ClassVar[frozenset[str]] = frozenset({"proposals"})
     kinds: ClassVar[tuple[str, ...]] = ("box",)
     headline: ClassVar[str] = "box/AP"
     shown: ClassVar[tuple[str, ...]] = ("box/AP50",)

@@ -5,7 +5,7 @@ et al. 2016 (arXiv:1612.03144, section 4), over a plain trunk as published with 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class FasterRCNN(FastRCNN):
     rpn_nms_iou, rpn_score_threshold: of proposals. rpn_sampled: anchors a picture that its losses are computed on.
     The other settings are `FastRCNN`'s.
     """
+
+    inputs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,

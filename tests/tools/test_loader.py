@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue.datasets.image_folder import ImageFolder
+from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import DataError, Sample
 from retinue.datasets.transforms import ColorJitter, Compose, HorizontalFlip, RandomResizedCrop
 from retinue.tools.loader import (
@@ -174,6 +175,15 @@ def test_other_targets_are_left_out_and_the_files_frame_is_kept(view: View) -> N
     assert View(view.dataset, view.transform, set())[0, 0].targets == {}  # type: ignore[union-attr]
     sample = View(view.dataset, view.transform, {"label"}, file_frame=True)[0, 8]
     assert isinstance(sample, Sample) and sample.targets["label"] == 1
+
+
+def test_inputs_that_no_task_reads_are_left_out() -> None:
+    def inputs(**asked: Any) -> set[str]:
+        sample = View(Scenes(1, 16), Compose([]), {"boxes"}, **asked)[0, 0]
+        assert isinstance(sample, Sample)
+        return set(sample.inputs)
+
+    assert inputs() == inputs(inputs={"intrinsics", "hole"}) == {"intrinsics"} and inputs(inputs=()) == set()
 
 
 def test_only_what_is_asked_for_is_decoded(view: View) -> None:
