@@ -46,10 +46,10 @@ class FusedBackbone(Backbone):
         self.dtype = dtype
         self.shapes = (_without_memory(backbone),)  # in a tuple: no part of this module
         self.selections: dict[frozenset[str], fx.GraphModule] = {}
-        copy = _same_tensors(backbone).eval()
+        copy: Any = _same_tensors(backbone).eval()
         for part in copy.modules():
             if isinstance(part, Backbone):
-                part.normalise = _same  # type: ignore[method-assign]
+                part.normalise = _same  # type: ignore[method-assign, assignment]
         self.network = fuse_graph(_AllMaps(copy), dtype, packed) or _by_itself(copy)
         super().train(False)
 

@@ -108,11 +108,12 @@ class Task(nn.Module):
         """
 
     def fuse(self, dtype: torch.dtype) -> None:
-        """Make the layers ready for prediction (`retinue.backbones.fused.fuse`); nothing by default.
+        """Make the layers ready for prediction, best by `retinue.backbones.fused.fuse`; by default only in `dtype`.
 
         Called once on a copy that will not learn. From then on `predict` is given maps of `dtype`, without autocast:
         layers that are not fused are brought to it, or bring the maps to their own type.
         """
+        self.to(dtype)
 
     def forget_classes(self) -> None:
         """Begin anew with the layers that have an output a class: a saved model goes on with other classes."""

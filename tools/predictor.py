@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from retinue.backbones.fused import FusedBackbone
 from retinue.datasets.targets import DataError, Sample, collate
+from retinue.tasks.fused import fused_model
 from retinue.tasks.task import Model, Task
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
 from retinue.tools.open_model import open_model
@@ -47,8 +49,12 @@ class Predictor:
         where = resolve_device(device)
         model, header, _ = open_model(name, weights, where)
         asked = header.get("precision", "auto") if precision == "auto" else precision
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(model, header["imgsz"], where, resolve_precision(asked, where))
+        resolved = resolve_precision(asked, where)
+        if where.type == "cpu":
+            model = fused_model(model, torch.bfloat16 if resolved == "bf16" else torch.float32)
+        else:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(model, header["imgsz"], where, resolved)
 
     @property
     def task(self) -> Task:
@@ -79,7 +85,8 @@ class Predictor:
         ]
         preparation = self.model.backbone.preprocessing
         batch, _ = collate(samples, preparation.pad, preparation.divisor)
-        with torch.inference_mode(), autocast(self.precision, self.device):
+        fused = isinstance(self.model.backbone, FusedBackbone)  # it has its precision built in
+        with torch.inference_mode(), autocast("fp32" if fused else self.precision, self.device):
             results = self.model.predict(batch.to(self.device, torch.channels_last))
         return [{task: values[i] for task, values in results.items()} for i in range(len(samples))]
 

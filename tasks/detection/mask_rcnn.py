@@ -95,7 +95,8 @@ class MaskRCNN(FasterRCNN):
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`."""
         super().fuse(dtype)
-        self.mask_head = fuse(self.mask_head, dtype) if self.mask_head is not None else None
+        if self.mask_head is not None:
+            self.mask_head = fuse(self.mask_head, dtype)  # type: ignore[assignment]
         self.mask_predictor.to(dtype)
 
     def mask_logits(self, features: Features, boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
