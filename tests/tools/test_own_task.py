@@ -104,6 +104,7 @@ def test_pictures_without_objects_are_learned_from(paint_boxes: Any, tmp_path: P
     assert "best" not in (folder / "train.log").read_text().splitlines()[-3]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one_though_c4_and_c5_are_not_read(tmp_path: Path) -> None:
     same = {"frozen_norm": True, "one_size": True, "device": "cpu", "epochs": 1}
     alone = run(Path("scenes:15"), tmp_path, **same)
