@@ -127,8 +127,7 @@ def _suitable(backbone: Backbone, top: Top | None) -> Head:
 
 
 def _can_cut(backbone: Backbone) -> bool:
-    plain = not isinstance(backbone, FPN) and "c4" in backbone.levels
-    return plain and list(backbone.stages())[-1] == "c5"
+    return not isinstance(backbone, FPN) and list(backbone.stages())[-2:] == ["c4", "c5"]
 
 
 def region_levels(backbone: Backbone) -> tuple[str, ...]:
