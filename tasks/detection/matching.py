@@ -16,15 +16,17 @@ IN_CROWD = 0.5
 def match(iou: Tensor, high: float, low: float, every_truth: bool = False) -> Tensor:
     """For each column of `iou` (truths, candidates) its best truth's row, or BELOW or BETWEEN; (candidates,) int64.
 
-    Best of at least `high` is a match, less than `low` background. `every_truth`: so are, at any overlap, the
-    candidates that no other surpasses for some truth (ties included), each with its own best truth.
+    Best of at least `high` is a match, less than `low` background. `every_truth`: so are, at any overlap but none, the
+    candidates that no other surpasses for some truth (ties included), each with its own best truth. NaN, the overlap
+    of two empty boxes, is none.
     """
     if not len(iou):
         return torch.full((iou.shape[1],), BELOW, dtype=torch.int64, device=iou.device)
     best, rows = iou.max(0)
-    matched = torch.where(best < low, BELOW, torch.where(best < high, BETWEEN, rows))
+    matched = torch.where(best >= high, rows, torch.where(best >= low, BETWEEN, BELOW))
     if every_truth and iou.shape[1]:
-        chosen = (iou == iou.amax(1, keepdim=True)).any(0)
+        most = iou.amax(1, keepdim=True)
+        chosen = (iou == most.where(most > 0, torch.inf)).any(0)
         matched = torch.where(chosen, rows, matched)
     return matched
 

@@ -18,9 +18,16 @@ def test_without_truth_all_is_background() -> None:
     assert match(torch.empty(2, 0), 0.7, 0.3, True).tolist() == []
 
 
+def test_a_truth_that_no_candidate_touches_has_none() -> None:
+    iou = torch.tensor([[0.0, 0.0, torch.nan], [0.2, 0.0, 0.0]])
+    assert match(iou, 0.7, 0.3, every_truth=True).tolist() == [1, BELOW, BELOW]
+    assert match(iou[:1], 0.7, 0.3, every_truth=True).tolist() == [BELOW] * 3
+
+
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 2**31), st.booleans())
 def test_as_torchvision(truths: int, candidates: int, seed: int, every: bool) -> None:
     iou = torch.randint(0, 11, (truths, candidates), generator=torch.Generator().manual_seed(seed)) / 10
+    iou[:, 0] += 0.1  # theirs takes all candidates for objects where a truth touches none
     expected = Matcher(0.7, 0.3, every)(iou.clone())
     assert torch.equal(match(iou, 0.7, 0.3, every), expected)
 
