@@ -61,11 +61,7 @@ class FasterRCNN(FastRCNN):
             "rpn_score_threshold": rpn_score_threshold,
             "rpn_sampled": rpn_sampled,
         }
-        if len(proposals) != 2 or min(*proposals, rpn_depth, rpn_sampled) < 1:
-            raise DataError(
-                f"proposals={proposals}, rpn_depth={rpn_depth}, rpn_sampled={rpn_sampled}: "
-                f"proposals are two numbers (training, other times), all of them at least 1"
-            )
+        _check_settings(self.settings)
         extra = backbone.extra_levels if isinstance(backbone, FPN) else ()
         self.rpn_levels = (*self.region_levels, *extra)
         self.levels = self.rpn_levels
@@ -106,3 +102,19 @@ class FasterRCNN(FastRCNN):
         """Objectness and box codes of every anchor."""
         canvas = (pictures.pixels.shape[-2], pictures.pixels.shape[-1])
         return self.rpn([features[name] for name in self.rpn_levels], canvas)
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    proposals, depth, sampled = settings["proposals"], settings["rpn_depth"], settings["rpn_sampled"]
+    if len(proposals) != 2 or min(*proposals, depth, sampled) < 1:
+        raise DataError(
+            f"proposals={proposals}, rpn_depth={depth}, rpn_sampled={sampled}: "
+            f"proposals are two numbers (training, other times), all of them at least 1"
+        )
+    for name in ("rpn_nms_iou", "rpn_score_threshold"):
+        if not 0 <= settings[name] <= 1:
+            raise DataError(f"{name}={settings[name]}: {name} is from 0 to 1")
+    for name in ("anchor_scale", "anchor_sizes", "anchor_ratios"):
+        values = [settings[name]] if name == "anchor_scale" else settings[name]
+        if values is not None and not (values and all(0 < value < 1e5 for value in values)):
+            raise DataError(f"{name}={settings[name]}: give one or more numbers above 0")
