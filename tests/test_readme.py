@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from retinue.tasks.find import settings_of
+from retinue.tasks.find import names, settings_of
 from retinue.tools.command import parse
 from retinue.tools.options import COMMANDS, make
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-LINES = re.findall(r"retinue ((?:train|eval|predict|check|list|bench)\b[^`\n&]*)", TEXT)
+LINES = re.findall(r"retinue ((?:train|eval|predict|check|list|bench|convert|propose)\b[^`\n&#]*)", TEXT)
 WORDS = re.findall(r"`((?:[a-z_]+=[^`\s]+ ?)+)`", TEXT)
 
 
@@ -32,7 +32,7 @@ def test_commands_and_options_exist(line: str) -> None:
     if "--help" in words:
         assert command in COMMANDS
         return
-    extra = settings_of("classification") if command == "train" else {}
+    extra = {k: v for task in names() for k, v in settings_of(task).items()} if command == "train" else {}
     options, _ = make(command, parse([w.strip("'") for w in words], command), extra)
     assert options
 

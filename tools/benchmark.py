@@ -1,6 +1,7 @@
 """The speed figures of the README, each a ratio of medians measured in one run, the rivals taking turns.
 
 retinue bench train      training on resnet18 at 224 against a hand-written torch loop over the same transforms
+retinue bench detection  two-stage detectors against torchvision's, with the same weights
 retinue bench data       reading and augmenting, detection style, on one core
 retinue bench scenes     rendering
 retinue bench startup    `retinue --help` against an empty Python
@@ -27,6 +28,7 @@ from retinue.datasets.plain import find_pictures
 from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import Sample, to_tensor
 from retinue.datasets.transforms import detection_style
+from retinue.tools.bench_detection import bench_detection
 from retinue.tools.drawings import write_picture
 from retinue.tools.loader import start_worker
 from retinue.tools.loop import train_epoch
@@ -34,26 +36,10 @@ from retinue.tools.options import Bench, UsageError, closest, make
 from retinue.tools.progress import Log
 from retinue.tools.run_folder import write_json
 from retinue.tools.setup import Setup, prepare, resolve_rates
+from retinue.tools.take_turns import ratio, take_turns
 from retinue.tools.training_run import Run, start
 
 PICTURES, BATCH, SIDE = 64, 16, 224
-
-
-def take_turns(rivals: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
-    """What each rival returns (a time), over rounds in which every one runs once; one round first to warm up."""
-    for rival in rivals.values():
-        rival()
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(next(iter(times.values()))) < 3:
-        for name, rival in rivals.items():
-            times[name].append(rival())
-    return times
-
-
-def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
-    """How many times as fast `name` is as `base`: the median over rounds of the ratio within a round."""
-    return statistics.median(b / t for b, t in zip(times[base], times[name]))
 
 
 class HandWritten:
@@ -200,7 +186,13 @@ def bench_startup(options: Bench) -> dict[str, float]:
     return {"startup/help_seconds_over_empty_python": extra}
 
 
-BENCHES = {"train": bench_train, "data": bench_data, "scenes": bench_scenes, "startup": bench_startup}
+BENCHES = {
+    "train": bench_train,
+    "detection": bench_detection,
+    "data": bench_data,
+    "scenes": bench_scenes,
+    "startup": bench_startup,
+}
 
 
 def run(settings: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from retinue.tools import benchmark, command
+from retinue.tools.take_turns import ratio, take_turns
 
 
 def test_rivals_take_turns_after_one_round_to_warm_up() -> None:
@@ -23,15 +24,15 @@ def test_rivals_take_turns_after_one_round_to_warm_up() -> None:
 
         return run
 
-    times = benchmark.take_turns({"a": rival("a", [9, 1, 2, 3]), "b": rival("b", [9, 4, 5, 6])}, seconds=0)
+    times = take_turns({"a": rival("a", [9, 1, 2, 3]), "b": rival("b", [9, 4, 5, 6])}, seconds=0)
     assert times == {"a": [1, 2, 3], "b": [4, 5, 6]}
     assert calls == ["a", "b"] * 4
 
 
 def test_ratio_by_hand() -> None:
     times = {"base": [2.0, 9.0, 4.0], "ours": [1.0, 3.0, 1.0]}
-    assert benchmark.ratio(times, "base", "ours") == 3.0  # the median of 2, 3 and 4
-    assert benchmark.ratio(times, "ours", "base") == pytest.approx(1 / 3)
+    assert ratio(times, "base", "ours") == 3.0  # the median of 2, 3 and 4
+    assert ratio(times, "ours", "base") == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,223 @@
+"""`retinue bench detection`: two-stage detectors against torchvision's, with the same weights, pictures taking turns.
+
+The weights are random, so both are first given heads that find a hundred objects in any picture: the second stage,
+masks and keypoints then cost what they cost on a photograph of a crowd. Prediction is of one picture of 800 x 1066;
+a training step of two, with ten objects each.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection, resnet50
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops import FrozenBatchNorm2d
+
+from retinue.datasets.targets import Pictures, Sample, Target, collate
+from retinue.tasks.detection import published
+from retinue.tasks.fused import fused_model
+from retinue.tasks.task import Model
+from retinue.tools.options import Bench
+from retinue.tools.take_turns import ratio, take_turns
+
+NAMES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
+SIZE = (800, 1066)
+MEAN = (0.485, 0.456, 0.406)
+
+
+def picture(size: tuple[int, int] = SIZE, seed: int = 0) -> Sample:
+    """Coloured blocks with noise."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (size[0] // 32 + 1, size[1] // 32 + 1, 3), dtype=np.uint8)
+    image = blocks.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]] // 2
+    return Sample(str(seed), image + rng.integers(0, 60, image.shape, dtype=np.uint8))
+
+
+def theirs(name: str) -> nn.Module:
+    """torchvision's detector as its COCO weights are loaded: frozen batch norms, the stem and first stage frozen."""
+    torch.manual_seed(0)
+    network = getattr(detection, name)(weights=None, weights_backbone=None)
+    network.backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
+    finds_objects(network, [torch.from_numpy(picture((256, 320)).image).permute(2, 0, 1) / 255])
+    return network.eval()
+
+
+def ours(name: str, network: nn.Module) -> Model:
+    """Our detector with the tensors of torchvision's, frozen alike."""
+    model = published.construct(name)
+    published.insert(model, network.state_dict(), name)
+    model.freeze("c2", norm=True)
+    return model.eval()
+
+
+def finds_objects(network: nn.Module, pictures: list[Tensor]) -> None:
+    """Give a torchvision detector with random weights the statistics of its own activations, and keen heads."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.7, 1.3)
+        nn.init.normal_(norm.bias, 0, 0.2)
+    predictor: Any = network.roi_heads.box_predictor  # type: ignore[union-attr]
+    head: Any = network.rpn.head  # type: ignore[union-attr]
+    spreads = {
+        head.cls_logits: 1.5,
+        head.bbox_pred: 0.3,
+        # Of two classes a score near 1 would be shared by many: their order would be chance.
+        predictor.cls_score: 2.5 if predictor.cls_score.out_features > 2 else 0.5,
+        predictor.bbox_pred: 1.0,
+    }
+    for layer in spreads:
+        nn.init.normal_(layer.weight, 0, 10)
+        nn.init.zeros_(layer.bias)
+    hooks = [norm.register_forward_pre_hook(_measure) for norm in norms]
+    hooks += [layer.register_forward_hook(partial(_shrink, deviation=d)) for layer, d in spreads.items()]
+    training = network.training
+    with torch.no_grad():
+        network.eval()(pictures)
+    for hook in hooks:
+        hook.remove()
+    network.train(training)
+
+
+def _measure(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+    norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+
+def _shrink(layer: Any, inputs: tuple[Tensor, ...], output: Tensor, deviation: float) -> Tensor:
+    """The layer, and this output of it, made to spread no more than `deviation`, at each map that it reads."""
+    factor = (deviation / output.std()).clamp(max=1)
+    layer.weight.mul_(factor)
+    return output * factor
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def bench_prediction(name: str, seconds: float) -> dict[str, float]:
+    """How many times as fast as torchvision in fp32: ours fused, in fp32 and in bf16."""
+    network = theirs(name)
+    model = ours(name, network)
+    pictures, _ = collate([picture()], MEAN, 32)
+    pictures = pictures.to("cpu", torch.channels_last)
+    images = [torch.from_numpy(picture().image).permute(2, 0, 1).float() / 255]
+    rivals: dict[str, Callable[[], float]] = {"theirs": lambda: timed(lambda: network(images))}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        fused = fused_model(model, dtype)
+        rivals[precision] = lambda fused=fused: timed(lambda: fused.predict(pictures))  # type: ignore[misc]
+    with torch.inference_mode():
+        times = take_turns(rivals, seconds)
+    short = name.partition("_")[0]
+    return {
+        f"{short}/torchvision_seconds": statistics.median(times["theirs"]),
+        f"{short}/fp32_over_torchvision_fp32": ratio(times, "theirs", "fp32"),
+        f"{short}/bf16_over_torchvision_fp32": ratio(times, "theirs", "bf16"),
+    }
+
+
+def training_pair(name: str) -> tuple[list[Tensor], list[dict[str, Tensor]], Pictures, list[Target]]:
+    """Two pictures with ten objects each, as torchvision takes them and as we do."""
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 500, (2, 10, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(30, 300, (2, 10, 2))], 2).astype(np.float32)
+    truth: list[Target] = [
+        {"boxes": torch.from_numpy(b), "box_labels": torch.zeros(10, dtype=torch.int64)} for b in boxes
+    ]
+    if name.startswith("mask"):
+        for target in truth:
+            masks = torch.zeros(10, *SIZE, dtype=torch.bool)
+            for mask, (x1, y1, x2, y2) in zip(masks, target["boxes"].int().tolist()):
+                mask[y1:y2, x1:x2] = True
+            target["masks"] = masks
+    if name.startswith("keypoint"):
+        for target in truth:
+            centre = (target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2
+            points = torch.cat([centre, torch.full((10, 1), 2.0)], 1)
+            target["keypoints"] = points[:, None].repeat(1, 17, 1)
+    pictures, _ = collate([picture(seed=i) for i in range(2)], MEAN, 32)
+    images = [torch.from_numpy(picture(seed=i).image).permute(2, 0, 1).float() / 255 for i in range(2)]
+    for_theirs = [{("labels" if k == "box_labels" else k): v for k, v in t.items()} for t in truth]
+    for target in for_theirs:
+        target["labels"] = target["labels"] + 1
+        if "masks" in target:
+            target["masks"] = target["masks"].to(torch.uint8)
+    return images, for_theirs, pictures.to("cpu", torch.channels_last), truth
+
+
+def step(network: nn.Module, inputs: tuple[Any, Any], optimizer: torch.optim.Optimizer, bf16: bool) -> None:
+    """One step of gradient descent."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        losses = network(*inputs)
+    torch.stack([value.float() for value in losses.values()]).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def bench_training(name: str, seconds: float) -> dict[str, float]:
+    """A training step, each side in its faster precision."""
+    network = theirs(name)
+    model = ours(name, network)
+    images, for_theirs, pictures, truth = training_pair(name)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rivals: dict[str, Callable[[], float]] = {}
+    for who, module, inputs in (("theirs", network, (images, for_theirs)), ("ours", model, (pictures, truth))):
+        module.train()
+        optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 1e-6, momentum=0.9)
+        for precision in ("fp32", "bf16"):
+            work = partial(step, module, inputs, optimizer, precision == "bf16")
+            rivals[f"{who} {precision}"] = partial(timed, work)
+    times = take_turns(rivals, seconds)
+    faster = {
+        who: min((f"{who} fp32", f"{who} bf16"), key=lambda n: statistics.median(times[n]))
+        for who in ("theirs", "ours")
+    }
+    short = name.partition("_")[0]
+    return {
+        f"{short}/torchvision_step_seconds": statistics.median(times[faster["theirs"]]),
+        f"{short}/step_over_torchvision": ratio(times, faster["theirs"], faster["ours"]),
+    }
+
+
+def peak_memory(who: str, name: str) -> float:
+    """GB that a fresh process reaches when it predicts one picture, results in the file's pixels included."""
+    code = f"from retinue.tools.bench_detection import predict_once; predict_once({who!r}, {name!r})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def predict_once(who: str, name: str) -> None:
+    """Predict in this process and print the peak of its memory in GB."""
+    network = theirs(name)
+    pictures, _ = collate([picture()], MEAN, 32)
+    if who == "ours":
+        model = fused_model(ours(name, network))
+        del network
+    with torch.inference_mode():
+        if who == "ours":
+            model.predict(pictures.to("cpu", torch.channels_last))
+        else:
+            network([pictures.pixels[0, :, : SIZE[0], : SIZE[1]]])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def bench_detection(options: Bench) -> dict[str, float]:
+    """Prediction, training and memory of the three detectors; `seconds` for each comparison."""
+    values: dict[str, float] = {}
+    for name in NAMES:
+        values |= bench_prediction(name, options.seconds)
+    for name in NAMES:
+        values |= bench_training(name, options.seconds)
+    memory = {who: peak_memory(who, "maskrcnn_resnet50_fpn") for who in ("ours", "theirs")}
+    return values | {"maskrcnn/peak_memory_over_torchvision": memory["ours"] / memory["theirs"]}
