@@ -16,7 +16,12 @@ from torch.nn import functional as F
 
 NEEDED = (
     *("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_"),
-    *("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported"),
+    *(
+        "_reorder_linear_weight",
+        "_linear_pointwise",
+        "_is_mkldnn_bf16_supported",
+        "_get_mkldnn_serialized_md",
+    ),
 )
 
 
@@ -92,10 +97,9 @@ class FusedConv2d(nn.Module):
         # the sum is computed in the type of the maps, and takes no other bias; alone, a float32 bias costs nothing
         exact = self.packed and not residual
         self.register_buffer("bias", bias if exact else bias.to(dtype), persistent=False)
-        if self.packed:
-            geometry = (self.padding, self.stride, self.dilation, self.groups)
-            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, None)
         self.register_buffer("weight", weight, persistent=False)
+        self.by_shape: dict[tuple[int, ...], Tensor] = {}
+        self.by_order: dict[bytes, Tensor] = {}
 
     def forward(self, x: Tensor, other: Tensor | None = None, in_place: bool = False) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, h', w'), which `other` must be too, or broadcast to.
@@ -105,21 +109,37 @@ class FusedConv2d(nn.Module):
         x = x.to(self.dtype, memory_format=torch.channels_last)
         if not self.packed or not x.numel():
             return self._plain(x, other)
-        mkldnn, activation = torch.ops.mkldnn, self.activation
+        mkldnn, activation, weight = torch.ops.mkldnn, self.activation, self._arranged(x)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if other is None:
             scalars, algorithm = list(activation.scalars), activation.algorithm
             return mkldnn._convolution_pointwise.default(
-                x, self.weight, self.bias, *geometry, activation.name, scalars, algorithm
+                x, weight, self.bias, *geometry, activation.name, scalars, algorithm
             )
         if other.shape != self._shape(x) or other.dtype != self.dtype:
-            bare = mkldnn._convolution_pointwise.default(x, self.weight, self.bias, *geometry, "none", [], "")
+            bare = mkldnn._convolution_pointwise.default(x, weight, self.bias, *geometry, "none", [], "")
             return activation.plain(bare + other)
         unary = None if activation.name == "none" else activation.name
         after: tuple[Any, ...] = ("add", None, unary, [], None)
         if in_place and other.is_contiguous(memory_format=torch.channels_last):
-            return mkldnn._convolution_pointwise_.binary(other, x, self.weight, self.bias, *geometry, *after)
-        return mkldnn._convolution_pointwise.binary(x, other, self.weight, self.bias, *geometry, *after)
+            return mkldnn._convolution_pointwise_.binary(other, x, weight, self.bias, *geometry, *after)
+        return mkldnn._convolution_pointwise.binary(x, other, weight, self.bias, *geometry, *after)
+
+    def _arranged(self, x: Tensor) -> Tensor:
+        """The weight in the order that oneDNN reads it in for maps of this shape.
+
+        Given another order it rearranges in every call, and up to fifty times as long as the convolution takes. There
+        are two or three orders for all shapes, and each is kept once.
+        """
+        key = (*x.shape, torch.get_num_threads())
+        if key not in self.by_shape:
+            if len(self.by_shape) >= 1000:
+                self.by_shape.clear()
+            geometry = (self.padding, self.stride, self.dilation, self.groups)
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x.shape))
+            order = torch.ops.mkldnn._get_mkldnn_serialized_md(weight).numpy().tobytes()
+            self.by_shape[key] = self.by_order.setdefault(order, weight)
+        return self.by_shape[key]
 
     def _plain(self, x: Tensor, other: Tensor | None) -> Tensor:
         if self.packed:  # an empty batch

@@ -349,3 +349,15 @@ def test_without_the_private_calls_the_plain_path_is_taken(monkeypatch):
     fast = fuse(construct("resnet18"))
     assert not any(m.packed for m in fast.modules() if isinstance(m, FusedConv2d))
     assert fast(pictures())["c5"].isfinite().all()
+
+
+@NEEDS_ONEDNN
+@torch.no_grad()
+def test_weights_are_kept_once_an_order_not_once_a_shape():
+    conv = nn.Conv2d(256, 512, 1)
+    fast = fuse(conv)
+    for side in (7, 14, 15, 16, 28, 50, 14):
+        x = torch.rand(1, 256, side, side)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-5, atol=1e-5)
+    (layer,) = [m for m in fast.modules() if isinstance(m, FusedConv2d)]
+    assert len(layer.by_shape) == 6 and len(layer.by_order) <= 3
