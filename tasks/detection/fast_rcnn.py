@@ -164,13 +164,16 @@ class FastRCNN(Task):
         """The backbone with a pyramid over its `pyramid_levels`, as far as it has them, unless `pyramid` is off."""
         if not settings.get("pyramid", True) or isinstance(backbone, FPN):
             return backbone
-        asked = settings.get("pyramid_levels", PYRAMID)
-        levels = [name for name in asked if name in backbone.levels]
-        if not levels:
+        asked, channels = settings.get("pyramid_levels", PYRAMID), settings.get("pyramid_channels", 256)
+        if channels < 1:
+            raise DataError(f"pyramid_channels={channels}: a pyramid's maps have at least one channel")
+        levels = [name for name in backbone.levels if name in asked]  # finest first, however they are given
+        if not levels or not levels[-1][1:].isdigit():  # the coarser level above the last is numbered after it
             raise DataError(
-                f"pyramid_levels={','.join(asked)}: the backbone has {list(backbone.levels)}; or use pyramid=false"
+                f"pyramid_levels={','.join(asked)}: the backbone has {list(backbone.levels)}, and the last one must "
+                f"be a c; or use pyramid=false"
             )
-        return FPN(backbone, levels, settings.get("pyramid_channels", 256), "pool")
+        return FPN(backbone, levels, channels, "pool")
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`; scores and box codes of regions are computed in float32."""
