@@ -63,6 +63,10 @@ class Scenes:
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(self.count))
 
+    def id(self, index: int) -> str:
+        """What picture `index` is called."""
+        return f"{self.split}/{index:06d}"
+
     def with_size(self, size: int | tuple[int, int]) -> "Scenes":
         """The same scenes rendered at another size."""
         return Scenes(self.count, size, self.seed, self.split)
@@ -86,7 +90,7 @@ class Scenes:
         classes = np.array([KINDS.index(solid.kind) for solid in scene.surfaces[: scene.solids]])
         targets = objects(view.which, classes)
         return Sample(
-            id=f"{self.split}/{index:06d}",
+            id=self.id(index),
             image=image.astype(np.uint8),
             targets={**targets, "depth": view.depth, "normals": view.normals},
             inputs={"intrinsics": intrinsics(scene.focal, height, width)},
