@@ -1,12 +1,29 @@
 """Plain pictures and videos, without labels: files, folders and patterns, as people name them to predict."""
 
 import glob
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from retinue.datasets.image_folder import pictures_below
-from retinue.datasets.targets import DataError
+from retinue.datasets.picture_files import PictureFiles
+from retinue.datasets.targets import ClassMap, DataError, Sample
 from retinue.datasets.video import is_video
+
+
+class PlainPictures(PictureFiles):
+    """Picture files without targets. Their ids are their paths from above the folder that all of them are below, so
+    that they begin with the name of a folder."""
+
+    keys: frozenset[str] = frozenset()
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        files = [os.path.abspath(path) for path in paths]
+        root = Path(os.path.commonpath([os.path.dirname(file) for file in files])).parent
+        super().__init__(root, "pictures", [os.path.relpath(file, root) for file in files], ClassMap(()))
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.id(index), self.read(index))
 
 
 def find_pictures(sources: Iterable[str | Path], videos: bool = False) -> list[Path]:

@@ -15,6 +15,7 @@ USAGE = """retinue: one backbone, every vision task
   retinue eval RUN data=DIR                                    the numbers, recomputed from pixels
   retinue eval predictions=results.json data=DIR               those of anybody's COCO results file
   retinue predict RUN photo.jpg folder/                        results drawn, and as json
+  retinue propose RUN data=DIR out=FILE                        its region proposals, for fast_rcnn
   retinue check data=DIR                                       what is wrong with a data set
   retinue convert DIR to=coco out=NEW                          detection data in another format
   retinue list [backbones|models|tasks|datasets]               what there is
@@ -29,15 +30,18 @@ POSITIONAL = {
     "train": "task",
     "eval": "model",
     "predict": "model",
+    "propose": "model",
     "check": "data",
     "convert": "data",
     "list": "what",
     "bench": "what",
 }
+WITH_SOURCES = {"predict", "propose"}
 NEEDS_SUBJECT = {
     "train": "train what? e.g. `retinue train classification`; `retinue list tasks` names all",
     "eval": "evaluate what? e.g. `retinue eval runs/classification/resnet18 data=photos`",
     "predict": "predict with what, on what? e.g. `retinue predict runs/classification/resnet18 photo.jpg`",
+    "propose": "propose with what? e.g. `retinue propose runs/faster_rcnn/resnet50 data=DIR out=FILE`",
     "check": "check what? e.g. `retinue check photos/`",
     "convert": "convert what? e.g. `retinue convert data/ to=coco out=data_coco`",
 }
@@ -46,7 +50,7 @@ NEEDS_SUBJECT = {
 def parse(words: list[str], command: str) -> dict[str, Any]:
     """`KEY=VALUE`, `--KEY VALUE`, `--KEY=VALUE`, `--FLAG`; the first bare word is the command's subject.
 
-    Further bare words are `predict`'s sources and an error elsewhere.
+    Further bare words are the sources of `predict` and `propose`, and an error elsewhere.
     """
     settings: dict[str, Any] = {}
     sources: list[str] = []
@@ -67,12 +71,12 @@ def parse(words: list[str], command: str) -> dict[str, Any]:
             settings[key.replace("-", "_")] = value
         elif POSITIONAL[command] not in settings:
             settings[POSITIONAL[command]] = word
-        elif command == "predict":
+        elif command in WITH_SOURCES:
             sources.append(word)
         else:
             meant = f"; did you mean data={word}?" if os.path.exists(word) else ""
             raise UsageError(f"what is {word!r}? Options of {command} are KEY=VALUE{meant}")
-    if command == "predict":
+    if command in WITH_SOURCES:
         given = settings.get("source")
         settings["source"] = ([given] if given else []) + sources
     return settings

@@ -20,6 +20,7 @@ from retinue.tools.open_model import open_model
 from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
 from retinue.tools.reading import readable, with_channels
+from retinue.tools.regions import check_regions, with_regions
 
 MANY = 40
 """Figures of classes beyond which those that are n/a have no line."""
@@ -103,8 +104,9 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     dataset: Any = splits[name]
     dataset = dataset.with_size(side) if hasattr(dataset, "with_size") else dataset
     check_keys(loaded.named_tasks, dataset, options.data)
+    check_regions(loaded.named_tasks, options.regions)
     dataset = with_channels(dataset, loaded.backbone.in_channels)
-    dataset = readable({name: dataset}, options.strict, log)[name]
+    dataset = with_regions(readable({name: dataset}, options.strict, log), options.regions, log)[name]
     workers = workers_for(options.workers)
     preparation = loaded.backbone.preprocessing
     loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)

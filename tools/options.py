@@ -27,6 +27,7 @@ class Train:
     task: str = _option("", "what to learn: classification, ... (see `retinue list tasks`)")
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N], rendered on the fly")
     format: str | None = _option(None, "the data's format, where more than one would fit")
+    regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
     backbone: str = _option("mobilenet_v2", "see `retinue list backbones`; timm/NAME opens timm's")
     weights: str | None = _option(
         None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch"
@@ -47,9 +48,7 @@ class Train:
     epochs: int = _option(10, "passes over the training data", least=1)
     batch: int = _option(32, "pictures a step, over all processes", least=1)
     imgsz: int | None = _option(
-        None,
-        "side of the network's input; default: 64 for scenes, 224 else (256 for fitted features)",
-        least=1,
+        None, "side of the network's input; default: the task's, 64 for scenes", least=1
     )
     optimizer: Literal["adamw", "sgd"] = _option("adamw", "adamw or sgd (Nesterov)")
     lr: str = _option("0.001", "learning rate of the head; `find` runs the LR range test first")
@@ -102,6 +101,7 @@ class Eval:
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N]")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
+    regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int | None = _option(None, "pictures at once; default: as in training", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
@@ -120,6 +120,7 @@ class Predict:
         "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"
     )
     source: list[str] = field(default_factory=list, metadata={"help": "pictures, videos, folders, globs"})
+    regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int = _option(8, "pictures at once", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
@@ -137,6 +138,27 @@ class Predict:
     name: str | None = _option(None, "the results' name; default: the model's")
     exist_ok: bool = _option(False, "replace the results of that name")
     json: str | None = _option(None, "write the results to this file too; - is standard output")
+
+
+@dataclass
+class Propose:
+    """Write a trained Faster R-CNN's region proposals to a file, for fast_rcnn; says how many objects they find."""
+
+    model: str = _option("", "a run's folder, a saved model, or a published one: fasterrcnn_resnet50_fpn")
+    source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs, not data"})
+    data: str | None = _option(None, "a data set's folder or file, or scenes[:N]: all of its splits")
+    format: str | None = _option(None, "the data's format, where more than one would fit")
+    out: str = _option("", "the file to write, e.g. proposals.safetensors")
+    count: int = _option(1000, "proposals a picture at most", least=1)
+    weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
+    imgsz: int | None = _option(None, "side of the network's input; default: as in training", least=1)
+    batch: int = _option(8, "pictures at once", least=1)
+    precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
+    device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
+    workers: int | None = _option(None, "data-loading processes", least=0)
+    strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
+    exist_ok: bool = _option(False, "replace the file")
+    json: str | None = _option(None, "write the figures to this file too; - is standard output")
 
 
 @dataclass
@@ -183,7 +205,7 @@ class List:
 class Bench:
     """Measure the speed figures that the README shows, as ratios in one run."""
 
-    what: str = _option("all", "train, data, scenes, startup or all")
+    what: str = _option("all", "train, detection, data, scenes, startup or all")
     data: str | None = _option(None, "data=: a folder of pictures; default: scenes written as JPEG")
     seconds: float = _option(60.0, "time for each comparison", least=0)
     threads: int = _option(0, "torch's threads; 0: all", least=0)
@@ -194,6 +216,7 @@ COMMANDS: dict[str, type[Any]] = {
     "train": Train,
     "eval": Eval,
     "predict": Predict,
+    "propose": Propose,
     "check": Check,
     "convert": Convert,
     "list": List,

@@ -16,6 +16,7 @@ import numpy as np
 
 from retinue.datasets.pictures import read_picture
 from retinue.datasets.plain import find_pictures
+from retinue.datasets.proposals import Proposals, read_proposals
 from retinue.datasets.targets import DataError
 from retinue.datasets.video import Video, is_video
 from retinue.tasks.detection.coco_results import ImageId, Record, coco_results, image_id
@@ -25,6 +26,7 @@ from retinue.tools.options import Predict, make
 from retinue.tools.predict_video import Film, stream_video
 from retinue.tools.predictor import Predicted, Predictor
 from retinue.tools.progress import Log
+from retinue.tools.regions import beside, check_regions
 from retinue.tools.run_folder import finite, new_folder, write_json, write_text
 
 
@@ -36,10 +38,10 @@ def predict(model: str, source: str | Path | Sequence[str | Path], **settings: A
     """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     options, _ = make("predict", {"model": model, "source": [str(s) for s in sources], **settings})
-    predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
+    predictor, proposals = opened(options)
     paths = find_pictures(options.source, videos=True)
     skip = Skips(Log(sys.stderr), options.strict)
-    found = [predicted for predicted, _ in stream(predictor, paths, options, skip)]
+    found = [predicted for predicted, _ in stream(predictor, paths, options, skip, proposals)]
     for path in filter(is_video, paths):
         try:
             frames = stream_video(predictor, Video.open(path), options, skip.log)
@@ -73,21 +75,34 @@ class Skips:
         self.files.append({"path": str(path), "reason": str(error)})
 
 
+def opened(options: Predict) -> tuple[Predictor, Proposals | None]:
+    """The model, and the proposals that it is given beside the pictures, if any."""
+    predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
+    check_regions(predictor.model.named_tasks, options.regions)
+    return predictor, read_proposals(options.regions) if options.regions else None
+
+
 def stream(
-    predictor: Predictor, paths: Sequence[Path], options: Predict, skip: Skips
+    predictor: Predictor,
+    paths: Sequence[Path],
+    options: Predict,
+    skip: Skips,
+    proposals: Proposals | None = None,
 ) -> Iterator[tuple[Predicted, np.ndarray]]:
     """The results of each picture among the paths, with the picture itself, in order; unusable ones are skipped."""
     pictures = [path for path in paths if not is_video(path)]
     for start in range(0, len(pictures), options.batch):
-        usable, read = [], []
+        usable, read, inputs = [], [], []
         for path in pictures[start : start + options.batch]:
             try:
-                read.append(read_picture(path, predictor.model.backbone.in_channels).image)
+                image = read_picture(path, predictor.model.backbone.in_channels).image
+                inputs.append(beside(path, (image.shape[0], image.shape[1]), proposals))
+                read.append(image)
                 usable.append(path)
             except DataError as error:
                 skip(path, error)
         if usable:
-            results = predictor(read, [str(path) for path in usable])
+            results = predictor(read, [str(path) for path in usable], inputs)
             for path, picture, result in zip(usable, read, results):
                 yield Predicted(path, result), picture
 
@@ -103,7 +118,7 @@ def run(settings: dict[str, Any]) -> int:
             "predict with what, on what? e.g. `retinue predict runs/classification/resnet18 photo.jpg`"
         )
     log = Log(sys.stderr if options.json == "-" else None)
-    predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
+    predictor, proposals = opened(options)
     paths = find_pictures(options.source, videos=True)
     name = options.name or Path(options.model).resolve().name.removesuffix(".safetensors")
     folder = new_folder(Path(options.project), name, dataclasses.asdict(options), options.exist_ok)
@@ -111,7 +126,7 @@ def run(settings: dict[str, Any]) -> int:
     skip, coco = Skips(log, options.strict), CocoFiles(log)
     values = {"model": options.model, "results": records, "skipped": skip.files}
     try:
-        for predicted, picture in stream(predictor, paths, options, skip):
+        for predicted, picture in stream(predictor, paths, options, skip, proposals):
             results = shown(predicted, options.conf)
             record = {"path": str(predicted.path), **to_json(results)}
             if options.draw:

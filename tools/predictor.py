@@ -1,5 +1,6 @@
 """A model ready to predict: pictures as arrays in, results out."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,13 @@ class Predictor:
         """The first task: its evaluation transform brings the pictures to the network."""
         return next(iter(self.model.named_tasks.values()))
 
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """No gradients, and the precision that was asked for."""
+        fused = isinstance(self.model.backbone, FusedBackbone)  # it has its precision built in
+        with torch.inference_mode(), autocast("fp32" if fused else self.precision, self.device):
+            yield
+
     def __call__(
         self,
         pictures: Sequence[np.ndarray],
@@ -85,8 +93,7 @@ class Predictor:
         ]
         preparation = self.model.backbone.preprocessing
         batch, _ = collate(samples, preparation.pad, preparation.divisor)
-        fused = isinstance(self.model.backbone, FusedBackbone)  # it has its precision built in
-        with torch.inference_mode(), autocast("fp32" if fused else self.precision, self.device):
+        with self.computing():
             results = self.model.predict(batch.to(self.device, torch.channels_last))
         return [{task: values[i] for task, values in results.items()} for i in range(len(samples))]
 

@@ -12,6 +12,7 @@ from retinue.tools.evaluate import check_keys
 from retinue.tools.options import Train, UsageError
 from retinue.tools.progress import Log
 from retinue.tools.reading import readable
+from retinue.tools.regions import check_regions, with_regions
 
 
 def open_data(
@@ -32,7 +33,8 @@ def open_data(
         if name == "train" or name == ("val" if "val" in splits else "test")
     }
     sizes: dict[str, np.ndarray] = {}
-    return readable(used, options.strict, log, sizes), side, sizes.get("train")
+    used = with_regions(readable(used, options.strict, log, sizes), options.regions, log)
+    return used, side, sizes.get("train")
 
 
 def default_side(options: Train) -> int:
@@ -52,6 +54,7 @@ def check_fit(
     ranks: int,
 ) -> None:
     """Name what does not fit before the first step rather than in the middle of it."""
+    check_regions(model.named_tasks, options.regions)
     for split in splits.values():
         check_keys(model.named_tasks, split, options.data)
     for size in canvases(model, side, sizes):

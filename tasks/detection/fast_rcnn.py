@@ -194,7 +194,8 @@ class FastRCNN(Task):
         """The pictures' proposals; DataError where there are none."""
         if "proposals" not in pictures.inputs:
             raise DataError(
-                "fast_rcnn reads the input 'proposals', which these pictures lack: faster_rcnn makes its own"
+                "fast_rcnn reads the input 'proposals', which these pictures lack: give regions=FILE, which "
+                "`retinue propose` writes; faster_rcnn makes its own"
             )
         return [boxes.float() for boxes in pictures.inputs["proposals"]]
 
