@@ -182,6 +182,7 @@ def write_proposals(path: str | Path, proposals: Proposals) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         safetensors.numpy.save_file(arrays, temporary, {"retinue": FORMAT})
+        temporary.chmod(0o644)  # it would be its owner's alone
         os.replace(temporary, path)
     except (safetensors.SafetensorError, OSError) as error:
         raise DataError(f"{path}: cannot be written ({error}); is the disk full?") from None

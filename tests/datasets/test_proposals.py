@@ -78,6 +78,7 @@ def test_what_is_written_is_read(tmp_path: Path, given: dict[str, Any], scored: 
     file = tmp_path / "p.safetensors"
     write_proposals(file, Proposals.join("p", rows))
     again = read_proposals(file)
+    assert file.stat().st_mode & 0o777 == 0o644
     assert len(again) == len(rows) and [path.name for path in tmp_path.iterdir()] == [file.name]
     assert again.find([row.id for row in rows]).tolist() == list(range(len(rows)))
     for i, row in enumerate(rows):
