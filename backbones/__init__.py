@@ -137,6 +137,6 @@ def set_norm_eps(backbone: Backbone, eps: float) -> Backbone:
     """Give all batch norms this epsilon, which the backbone's options then say. Returns it."""
     for module in backbone.modules():
         if is_norm(module):
-            module.eps = eps
+            module.eps = eps  # type: ignore[assignment]
     backbone.options["norm_eps"] = eps
     return backbone

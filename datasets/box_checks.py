@@ -41,10 +41,10 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
     finite = np.isfinite(boxes).all(1)
     written = np.where(finite[:, None], boxes, 0.0)
     clipped = np.clip(written, 0.0, end)
-    sound = finite & (written[:, 2:] > written[:, :2]).all(1)
+    sound = np.logical_and(finite, (written[:, 2:] > written[:, :2]).all(1))
     # What is left must also have a size in float32, as which samples give it.
     left = (clipped[:, 2:].astype(np.float32) > clipped[:, :2].astype(np.float32)).all(1)
-    kept = sound & left
+    kept = np.logical_and(sound, left)
     far = kept & (np.abs(clipped - written).max(1, initial=0) > TOLERANCE)
     faults = {
         **dict.fromkeys(np.flatnonzero(~finite).tolist(), "NaN box"),

@@ -24,7 +24,7 @@ FRAMES_A_SECOND = 25.0
 class Frame(NamedTuple):
     """A frame (h, w, 3) uint8 RGB, upright, its number in the file from 0, and its time in seconds."""
 
-    index: int
+    number: int
     time: float
     picture: np.ndarray
 

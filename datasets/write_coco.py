@@ -78,7 +78,7 @@ def _object(part: ObjectPictures, row: int, size: list[int]) -> dict[str, Any]:
         area = float(a.area[row])
     else:
         area = a.segments.area(row, *size) if a.segments is not None and outline else (x2 - x1) * (y2 - y1)
-    value = {
+    value: dict[str, Any] = {
         "bbox": [_plain(v) for v in (x1, y1, width, height)],
         "area": _plain(area),
         "iscrowd": int(count(a.crowd[row : row + 1]) if a.crowd is not None else 0),

@@ -28,10 +28,10 @@ def stream_video(
     with counting(video.path.name, log, -(-video.count // options.every)) as step:
         while batch := list(islice(frames, options.batch)):
             pictures = [_for_network(frame, predictor.model.backbone.in_channels) for frame in batch]
-            results = predictor(pictures, [f"{video.path}#{frame.index}" for frame in batch])
+            results = predictor(pictures, [f"{video.path}#{frame.number}" for frame in batch])
             for frame, result in zip(batch, results):
-                yield Predicted(video.path, result, frame.index, frame.time), frame.picture
-            last = batch[-1].index
+                yield Predicted(video.path, result, frame.number, frame.time), frame.picture
+            last = batch[-1].number
             step(len(batch))
     if last + options.every < 0.95 * video.count:  # what a file states of its length may be an estimate
         raise DataError(

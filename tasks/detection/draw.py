@@ -150,8 +150,10 @@ def _paint(picture: np.ndarray, objects: Objects, classes: ClassMap) -> None:
     shades = [colour(int(label)) for label in objects.labels]
     boxes = _whole(objects.boxes)
     backwards = range(len(boxes))[::-1]
-    for i in backwards if objects.masks else ():
-        paint_mask(picture, *objects.masks(i), shades[i], width)
+    if objects.masks is not None:
+        for i in backwards:
+            y, x, mask = objects.masks(i)
+            paint_mask(picture, y, x, mask, shades[i], width)
     for i in backwards:
         paint_box(picture, boxes[i], shades[i], width)
     if objects.keypoints is not None:

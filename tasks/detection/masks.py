@@ -21,7 +21,10 @@ Rle = dict[str, Any]
 class InstanceMasks(Protocol):
     """The masks of a picture's objects, in either form."""
 
-    size: tuple[int, int]
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture."""
+        ...
 
     def __len__(self) -> int: ...
 

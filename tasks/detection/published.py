@@ -89,7 +89,8 @@ def norm_eps(name: str, weights: str) -> float | None:
 def construct(name: str, eps: float | None = None) -> Model:
     """The detector with random weights; `eps` as `norm_eps` gives it."""
     detector = DETECTORS[name]
-    body = retinue.backbones.build(detector.backbone, **({"norm_eps": eps} if eps is not None else {}))
+    options: dict[str, Any] = {} if eps is None else {"norm_eps": eps}
+    body = retinue.backbones.build(detector.backbone, **options)
     trunk = retinue.backbones.FPN(body, detector.levels, 256, "pool", detector.norm)  # type: ignore[arg-type]
     task = detector.task(trunk, classes_of(name), **detector.settings)
     return Model(trunk, {detector.task.__module__.rpartition(".")[2]: task})

@@ -54,12 +54,12 @@ def test_frames_come_with_number_and_time(suffix: str, code: str, tmp_path: Path
     video = Video.open(film(tmp_path / f"a b.{suffix}", code=code))
     assert video.rate == pytest.approx(10) and video.count == 7
     frames = list(video.frames())
-    assert [frame.index for frame in frames] == list(range(7))
+    assert [frame.number for frame in frames] == list(range(7))
     assert [frame.time for frame in frames] == pytest.approx([i / 10 for i in range(7)], abs=1e-3)
     for frame in frames:
         assert frame.picture.shape == (48, 64, 3)
-        assert np.abs(frame.picture.mean((0, 1)) - COLOURS[frame.index % 3]).max() < 30
-    assert [frame.index for frame in video.frames(3)] == [0, 3, 6]
+        assert np.abs(frame.picture.mean((0, 1)) - COLOURS[frame.number % 3]).max() < 30
+    assert [frame.number for frame in video.frames(3)] == [0, 3, 6]
     assert [frame.time for frame in video.frames(3)] == pytest.approx([0, 0.3, 0.6], abs=1e-3)
 
 
