@@ -193,7 +193,7 @@ def _find(root: Path, folders: list[Path], name: str) -> tuple[str | None, str]:
         return None, f"{name!r} leads outside {root}; only files in the data set's folder are read"
     for i, folder in enumerate(folders):
         path = folder / name
-        if path.is_file():
+        if os.path.isfile(path):  # `path.is_file()` raises for a name that is too long
             by_link = "/" in name or path.is_symlink()
             if by_link and not os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep):
                 return None, f"{path} is a link that leaves its folder; put the file there itself"

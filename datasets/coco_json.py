@@ -244,10 +244,11 @@ def _pose(value: Any) -> str:
 
 
 def _drawn(outline: Any) -> Any:
-    """A `segmentation` without its rings of one or two points, which cover nothing; None where there is none."""
+    """A `segmentation` without its rings of no, one or two points, which cover nothing; None where there is none."""
     if isinstance(outline, list):
-        rings = [ring for ring in outline if not isinstance(ring, list) or len(ring) not in (0, 2, 4)]
-        return rings or outline or None
+        written = [ring for ring in outline if ring != []]  # [[]]: of objects that have a box only
+        rings = [ring for ring in written if not isinstance(ring, list) or len(ring) not in (2, 4)]
+        return rings or written or None
     return outline or None
 
 

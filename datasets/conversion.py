@@ -55,7 +55,7 @@ def without(parts: Parts, kinds: set[str]) -> Parts:
         if "keypoints" in kinds:
             a = replace(a, keypoints=None)
         if "boxes" in kinds and a.segments is not None:
-            a = a.keep(np.array([a.segments.written(row) is not None for row in range(len(a.labels))], bool))
+            a = a.keep(a.segments.drawn)
         if "classes" in kinds:
             a = replace(a, labels=np.zeros_like(a.labels))
         chosen[name] = with_annotations(part, a)

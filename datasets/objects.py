@@ -101,6 +101,11 @@ class ObjectPictures(PictureFiles):
         if faults:
             text = ", ".join(f"{count} {kind}" for kind, count in Counter(faults.values()).items())
             self.remarks.append(f"mended or left out: {text}; retinue check names them")
+        if (outlines := self.annotations.segments) is not None and not outlines.drawn.all():
+            bare = int((~outlines.drawn).sum())
+            self.remarks.append(
+                f"{bare} of {len(outlines)} objects have no outline, so their masks are empty"
+            )
 
     def _name(self, row: int) -> str:
         a = self.annotations

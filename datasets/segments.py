@@ -67,6 +67,12 @@ class Segments:
             count_offsets=ends[:, 2].copy(),
         )
 
+    @property
+    def drawn(self) -> np.ndarray:
+        """(objects,) bool, which objects have an outline."""
+        parts = (self.ring_offsets, self.text_offsets, self.count_offsets)
+        return np.any([np.diff(offsets) > 0 for offsets in parts], 0)
+
     def written(self, index: int) -> Written:
         """The outline of one object as COCO's `segmentation`, just as it came."""
         first, last = self.ring_offsets[index : index + 2]

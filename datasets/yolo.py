@@ -139,7 +139,7 @@ def _roots(file: Path, value: dict[str, Any]) -> list[Path]:
     if not isinstance(path, str) or not path.isprintable() or len(path) > 1000:
         raise DataError(f"{file}: path is {short(path)}; write the data set's folder, relative to the yaml")
     stated = Path(os.path.normpath(home / path))
-    return list(dict.fromkeys(root for root in (stated, Path(os.path.normpath(home))) if root.is_dir()))
+    return list(dict.fromkeys(root for root in (stated, Path(os.path.normpath(home))) if os.path.isdir(root)))
 
 
 def _place(root: Path, text: str, tried: list[str]) -> Path | None:

@@ -112,6 +112,19 @@ def test_rings_that_cover_nothing_are_no_boxes(tmp_path: Path) -> None:
     assert kinds(data) == ["malformed outline"]
 
 
+def test_an_empty_ring_is_no_outline_and_objects_without_one_are_told(tmp_path: Path) -> None:
+    boxes = only(tmp_path, thing(segmentation=[[]]), thing(2, bbox=(1, 1, 5, 5), segmentation=[]))
+    assert "masks" not in boxes.keys and len(boxes[0].targets["boxes"]) == 2 and not kinds(boxes)
+    mixed = only(tmp_path, thing(segmentation=[[]]), thing(2, segmentation=TRIANGLE))
+    assert mixed[0].targets["masks"].any((1, 2)).tolist() == [False, True]
+    assert "1 of 2 objects have no outline, so their masks are empty" in mixed.remarks
+
+
+def test_a_name_longer_than_file_names_may_be_is_a_picture_that_is_not_there(tmp_path: Path) -> None:
+    data = only(tmp_path, thing(), images=[image(), image(6, "x" * 300 + ".png")])
+    assert len(data) == 1 and "there is no such file" in data.skipped[0][1]
+
+
 LAYOUTS = {
     "coco": (
         "annotations/instances_train2017.json",

@@ -72,6 +72,7 @@ def test_outlines_get_boxes_around_them_and_may_stand_beside_boxes(tmp_path: Pat
     assert outlines.written(1) is None
     triangle, nothing = sample.targets["masks"]
     assert 120 < triangle.sum() < 200 and triangle[3, 20] and not nothing.any()
+    assert found["train"].remarks == ["1 of 2 objects have no outline, so their masks are empty"]
     assert found["val"].keys == found["train"].keys == {"boxes", "box_labels", "masks"}
 
 
@@ -122,6 +123,8 @@ def test_lists_of_pictures_and_several_folders(tmp_path: Path) -> None:
 def test_data_that_were_moved_or_lie_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = layout(tmp_path / "data", DATA.replace("path: .", "path: /no/such/place"), train_a=BOX, val_b=BOX)
     assert len(yolo.splits(str(root))["train"]) == 1
+    too_long = write(root / "long.yaml", DATA.replace("path: .", f"path: {'x' * 300}"))
+    assert len(yolo.splits(str(too_long))["train"]) == 1
     apart = write(tmp_path / "apart.yaml", DATA.replace("path: .", "path: data"))
     assert yolo.splits(str(apart))["train"].path(0) == root / "images/train/a.png"
     monkeypatch.chdir(root)
