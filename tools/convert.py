@@ -57,7 +57,7 @@ def convert(data: str = "", **settings: Any) -> dict[str, Any]:
     names = picture_names(parts, writer.TOGETHER, writer.BY_STEM)
     copied = _write(writer, parts, out, names, options.images, log)
     if options.images != "none":
-        said.append(_read_back(parts, out, options.to))
+        said.append(_read_back(parts, names, out, options.to))
         log(f"note     {said[-1]}")
     pictures, objects = _counts(parts)
     log(f"{pictures} pictures with {objects} objects are in {out}{copied}")
@@ -155,9 +155,10 @@ def _place(source: Path, target: Path, how: str) -> bool:
     return True
 
 
-def _read_back(parts: Parts, out: Path, to: str) -> str:
+def _read_back(parts: Parts, names: dict[str, list[str]], out: Path, to: str) -> str:
     """How far the boxes of the new files are from what was to be written. ConversionError where objects differ."""
     again = _detection(str(out), open_splits(str(out), format=to))
+    writer = WRITERS[to]
     furthest = 0.0
     for name, part in parts.items():
         other = again.get(name)
@@ -165,8 +166,8 @@ def _read_back(parts: Parts, out: Path, to: str) -> str:
             raise ConversionError(
                 f"{out}: reads back without split {name!r} as it was; do not use it, and report this"
             )
-        order = np.argsort([Path(part.id(i)).name for i in range(len(part))], kind="stable")
-        back = np.argsort([Path(other.id(i)).name for i in range(len(other))], kind="stable")
+        order = np.argsort([str(out / writer.picture_path(name, picture)) for picture in names[name]])
+        back = np.argsort([str(other.path(i)) for i in range(len(other))])
         mine, theirs = part.annotations.select(order), other.annotations.select(back)
         if (np.diff(mine.offsets) != np.diff(theirs.offsets)).any():
             raise ConversionError(

@@ -417,6 +417,18 @@ def test_data_without_boxes_are_refused(tmp_path: Path) -> None:
         convert("scenes:3", to="coco", out=str(tmp_path / "out"))
 
 
+def test_pictures_of_one_name_in_several_folders_keep_their_own_objects(tmp_path: Path) -> None:
+    value = coco_value(0)
+    for entry, name in zip(value["images"], ("z/1.png", "b/1.png", "a/1.png"), strict=True):
+        entry["file_name"] = name
+    source = write_json(tmp_path / "coco", {"train": value})
+    for to in ("coco", "yolo"):
+        result = convert(str(source), to=to, out=str(tmp_path / f"as {to}"), drop="masks,crowd")
+        assert "the same objects" in result["notes"][-1]
+    assert numbers(tmp_path / "as yolo/labels/train/a/1.txt").shape == (10,)
+    assert (tmp_path / "as yolo/labels/train/b/1.txt").read_text() == ""
+
+
 def test_what_fails_on_the_way_leaves_nothing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
