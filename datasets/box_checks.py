@@ -38,7 +38,7 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     end = np.tile(np.asarray(sizes, np.float64).reshape(-1, 2)[:, ::-1], 2)
-    finite = np.isfinite(boxes).all(1)
+    finite = np.logical_and.reduce(np.isfinite(boxes), axis=1)
     written = np.where(finite[:, None], boxes, 0.0)
     clipped = np.clip(written, 0.0, end)
     sound = np.logical_and(finite, (written[:, 2:] > written[:, :2]).all(1))

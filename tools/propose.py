@@ -18,9 +18,9 @@ from retinue.datasets.formats import describe, open_splits
 from retinue.datasets.plain import PlainPictures, find_pictures
 from retinue.datasets.proposals import Proposals, Regions, write_proposals
 from retinue.datasets.targets import DataError, Target
-from retinue.tasks.detection.fast_rcnn import to_file
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.proposal_recall import ProposalRecall
+from retinue.tasks.detection.regions import to_file
 from retinue.tools.evaluate import number
 from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
 from retinue.tools.options import Propose, check_file, make

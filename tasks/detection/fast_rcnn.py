@@ -5,11 +5,11 @@ Proposals come with the pictures, as the input `proposals`: (r, 4) float32, x1 y
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fpn import FPN
@@ -25,53 +25,21 @@ from retinue.datasets.transforms import (
 )
 from retinue.tasks.detection.box_coding import (
     REGION_WEIGHTS,
-    clip,
-    decode,
     encode,
-    large_enough,
-    picture_sizes,
 )
 from retinue.tasks.detection.draw import draw_batch
 from retinue.tasks.detection.losses import region_losses
-from retinue.tasks.detection.matching import BELOW, assign
 from retinue.tasks.detection.metrics import DetectionMetric
-from retinue.tasks.detection.nms import batched_nms
 from retinue.tasks.detection.plots import detection_plots
 from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head, fuse_head
+from retinue.tasks.detection.regions import Found, Sampled, rows_of, sample_regions, select, to_file
 from retinue.tasks.detection.results import Detections
 from retinue.tasks.detection.roi_pooling import RoIAlign
-from retinue.tasks.detection.sampling import sample
 from retinue.tasks.task import Task
 
 PYRAMID = ("c2", "c3", "c4", "c5")
 DIVISOR = 32
 """The canvas's sides are multiples of it."""
-SMALLEST = 1e-2
-"""Detections with a shorter side, in canvas pixels, are dropped."""
-
-
-class Found(NamedTuple):
-    """The detections of a batch, flat, each picture's sorted by score.
-
-    boxes: (r, 4) float32 in canvas pixels. scores: (r,) float32. labels: (r,) int64, indices from 0. counts: how many
-    of them are of each picture.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    counts: list[int]
-
-
-class Sampled(NamedTuple):
-    """Regions that the losses are computed on, of one picture.
-
-    boxes: (r, 4). labels: (r,) int64, 0 is background, class index + 1 else. truth: (r,) int64, the matched true box.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    truth: Tensor
 
 
 class FastRCNN(Task):
@@ -141,7 +109,6 @@ class FastRCNN(Task):
             "colour": colour,
         }
         _check_settings(self.settings)
-        self.sampled, self.positive_fraction, self.foreground_iou = sampled, positive_fraction, foreground_iou
         self.score_threshold, self.nms_iou, self.detections = score_threshold, nms_iou, detections
         # A canvas of whole steps of the coarsest map, as torchvision's: p5 and p6 are not rounded differently.
         backbone.prepare_for(replace(backbone.preprocessing, divisor=DIVISOR))
@@ -168,7 +135,9 @@ class FastRCNN(Task):
         if channels < 1:
             raise DataError(f"pyramid_channels={channels}: a pyramid's maps have at least one channel")
         levels = [name for name in backbone.levels if name in asked]  # finest first, however they are given
-        if not levels or not levels[-1][1:].isdigit():  # the coarser level above the last is numbered after it
+        if (
+            not levels or not levels[-1][1:].isdigit()
+        ):  # the coarser level above the last is numbered after it
             raise DataError(
                 f"pyramid_levels={','.join(asked)}: the backbone has {list(backbone.levels)}, and the last one must "
                 f"be a c; or use pyramid=false"
@@ -203,9 +172,12 @@ class FastRCNN(Task):
         self, features: Features, targets: Sequence[Target], proposals: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         """The losses of a sample of the proposals and the true boxes themselves."""
-        regions = self.sample(proposals, targets)
+        settings = self.settings
+        regions = sample_regions(
+            proposals, targets, settings["sampled"], settings["positive_fraction"], settings["foreground_iou"]
+        )
         logits, codes = self.box_predictor(self.box_head(self.box_pool(features, [r.boxes for r in regions])))
-        truth = torch.cat([_rows(t["boxes"], r.truth) for t, r in zip(targets, regions)])
+        truth = torch.cat([rows_of(t["boxes"], r.truth) for t, r in zip(targets, regions)])
         boxes, labels = torch.cat([r.boxes for r in regions]), torch.cat([r.labels for r in regions])
         positive = labels > 0  # background has no true box, and its code is not read
         truth = torch.where(positive[:, None], truth, boxes)
@@ -219,25 +191,6 @@ class FastRCNN(Task):
         """Losses of further branches on the sampled regions (masks, keypoints); none here."""
         return {}
 
-    @torch.no_grad()
-    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Sampled]:
-        """For each picture `sampled` regions, fewer where there are not as many."""
-        candidates, matched = [], []
-        for boxes, target in zip(proposals, targets):
-            crowd = target.get("crowd")
-            own = target["boxes"] if crowd is None else target["boxes"][~crowd]
-            candidates.append(torch.cat([boxes, own[large_enough(own, SMALLEST)]]))
-            high = self.foreground_iou
-            matched.append(assign(candidates[-1], target["boxes"], crowd, high, high))
-        rows = nn.utils.rnn.pad_sequence(matched, batch_first=True, padding_value=BELOW - 9)
-        chosen = sample(rows >= 0, rows == BELOW, self.sampled, self.positive_fraction)
-        regions = []
-        for boxes, truth, taken, target in zip(candidates, matched, chosen, targets):
-            truth, boxes = truth[taken[: len(truth)]], boxes[taken[: len(truth)]]
-            labels = torch.where(truth >= 0, _rows(target["box_labels"], truth) + 1, 0)
-            regions.append(Sampled(boxes, labels, truth))
-        return regions
-
     # Prediction
 
     def predict(self, features: Features, pictures: Pictures) -> list[Detections]:
@@ -247,7 +200,9 @@ class FastRCNN(Task):
     def answer(self, features: Features, pictures: Pictures, proposals: Sequence[Tensor]) -> list[Detections]:
         """Results in the file's pixels from proposals in canvas pixels."""
         logits, codes = self.box_predictor(self.box_head(self.box_pool(features, proposals)))
-        found = self.select(logits, codes, proposals, pictures.sizes)
+        found = select(
+            logits, codes, proposals, pictures.sizes, self.score_threshold, self.nms_iou, self.detections
+        )
         return [
             Detections(
                 id=id,
@@ -271,29 +226,6 @@ class FastRCNN(Task):
     def answer_more(self, features: Features, found: Found, pictures: Pictures) -> list[dict[str, Any]]:
         """What further branches add to each picture's `Detections`; nothing here."""
         return [{} for _ in found.counts]
-
-    def select(
-        self, logits: Tensor, codes: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> Found:
-        """The best detections of every picture: those above the threshold, after suppression class by class."""
-        lengths = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
-        picture = torch.arange(len(lengths), device=logits.device).repeat_interleave(lengths)
-        scores = logits.float().softmax(1)[:, 1:]
-        region, labels = torch.where(scores > self.score_threshold)
-        picture, scores = picture[region], scores[region, labels]
-        boxes = decode(codes[region, labels + 1], torch.cat(list(proposals))[region], REGION_WEIGHTS)
-        boxes = clip(boxes, picture_sizes(sizes, boxes)[picture])
-        large = large_enough(boxes, SMALLEST)
-        boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
-        counts = picture.bincount(minlength=len(sizes)).tolist()
-        best, start = [], 0
-        for count in counts:  # one picture at a time, as torchvision does it: rounding decides alike
-            own = slice(start, start + count)
-            kept = batched_nms(boxes[own], scores[own], labels[own] + 1, self.nms_iou)
-            best.append(kept[: self.detections] + start)
-            start += count
-        kept = torch.cat(best)
-        return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in best])
 
     # Around training
 
@@ -327,23 +259,6 @@ class FastRCNN(Task):
     def plots(self, metric: DetectionMetric) -> dict[str, Callable[[str], None]]:
         """Precision and recall, confusion, classes and kinds of errors."""
         return detection_plots(metric.judged(), self.classes)
-
-
-def to_file(boxes: Sequence[Tensor], pictures: Pictures) -> list[np.ndarray]:
-    """Each picture's boxes (r, 4) from canvas pixels to the file's, inside the file's picture; float32."""
-    moved = []
-    for rows, matrix, (height, width) in zip(boxes, pictures.to_file.numpy(), pictures.file_sizes):
-        corners = rows.cpu().double().numpy().reshape(-1, 2, 2) @ matrix[:, :2].T + matrix[:, 2]
-        corners = np.sort(corners, 1).clip(0, (width, height))
-        moved.append(corners.reshape(-1, 4).astype(np.float32))
-    return moved
-
-
-def _rows(values: Tensor, rows: Tensor) -> Tensor:
-    """values[rows]; where a row is negative or there are none at all, any value."""
-    if not len(values):
-        return values.new_zeros(len(rows), *values.shape[1:])
-    return values[rows.clamp(min=0)]
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
-from retinue.tasks.detection.fast_rcnn import Found, Sampled
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.keypoints import heatmap_cells, heatmaps_to_keypoints
 from retinue.tasks.detection.losses import keypoint_loss
 from retinue.tasks.detection.region_heads import Res5Head, kaiming
+from retinue.tasks.detection.regions import Found, Sampled
 from retinue.tasks.detection.roi_pooling import RoIAlign
 
 SIDE = 14

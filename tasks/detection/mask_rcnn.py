@@ -10,11 +10,11 @@ from torchvision.ops import Conv2dNormActivation, roi_align
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
-from retinue.tasks.detection.fast_rcnn import Found, Sampled, to_file
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.losses import mask_loss
 from retinue.tasks.detection.masks import Masks
 from retinue.tasks.detection.region_heads import Res5Head, kaiming
+from retinue.tasks.detection.regions import Found, Sampled, to_file
 from retinue.tasks.detection.roi_pooling import RoIAlign
 
 SIDE = 14

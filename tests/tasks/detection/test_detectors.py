@@ -23,6 +23,7 @@ from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.keypoint_rcnn import KeypointRCNN
 from retinue.tasks.detection.mask_rcnn import MaskRCNN
 from retinue.tasks.detection.region_heads import ConvHead, MLPHead, Res5Head, TopHead
+from retinue.tasks.detection.regions import sample_regions
 from retinue.tasks.task import Model
 from retinue.tools.loader import View
 
@@ -140,8 +141,7 @@ def test_crowds_are_neither_objects_nor_background(kind: str) -> None:
     pictures, targets = batch(sample([*THREE, [0, 0, 64, 64]], crowd=[False, False, False, True]))
     (losses,) = descend(model, pictures, targets, steps=1)
     assert min(losses.values()) > 0
-    task: Any = model.named_tasks["it"]
-    (regions,) = task.sample([torch.tensor([[0.0, 0, 63, 63], [1, 1, 31, 40]])], targets)
+    (regions,) = sample_regions([torch.tensor([[0.0, 0, 63, 63], [1, 1, 31, 40]])], targets, 512, 0.25, 0.5)
     assert regions.truth.tolist() == [0, 0, 1, 2] and regions.labels.tolist() == [1, 1, 2, 3]
 
 

@@ -1,0 +1,119 @@
+"""Regions of pictures: which of them are learnt from, and which of them are the answer.
+
+Girshick 2015, arXiv:1504.08083, section 2.3; suppression and thresholds as in torchvision's `RoIHeads`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retinue.datasets.targets import Pictures, Target
+from retinue.tasks.detection.box_coding import REGION_WEIGHTS, clip, decode, large_enough, picture_sizes
+from retinue.tasks.detection.matching import BELOW, assign
+from retinue.tasks.detection.nms import batched_nms
+from retinue.tasks.detection.sampling import sample
+
+SMALLEST = 1e-2
+"""Detections with a shorter side, in canvas pixels, are dropped."""
+
+
+class Found(NamedTuple):
+    """The detections of a batch, flat, each picture's sorted by score.
+
+    boxes: (r, 4) float32 in canvas pixels. scores: (r,) float32. labels: (r,) int64, indices from 0. counts: how many
+    of them are of each picture.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: list[int]
+
+
+class Sampled(NamedTuple):
+    """Regions that the losses are computed on, of one picture.
+
+    boxes: (r, 4). labels: (r,) int64, 0 is background, class index + 1 else. truth: (r,) int64, the matched true box.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    truth: Tensor
+
+
+@torch.no_grad()
+def sample_regions(
+    proposals: Sequence[Tensor], targets: Sequence[Target], size: int, fraction: float, iou: float
+) -> list[Sampled]:
+    """For each picture `size` of its proposals (r, 4) and true boxes, fewer where there are not as many.
+
+    At most `fraction` of `size` are objects: those with an IoU of at least `iou` with a true box that is no crowd.
+    """
+    candidates, matched = [], []
+    for boxes, target in zip(proposals, targets):
+        crowd = target.get("crowd")
+        own = target["boxes"] if crowd is None else target["boxes"][~crowd]
+        candidates.append(torch.cat([boxes, own[large_enough(own, SMALLEST)]]))
+        matched.append(assign(candidates[-1], target["boxes"], crowd, iou, iou))
+    rows = nn.utils.rnn.pad_sequence(matched, batch_first=True, padding_value=BELOW - 9)
+    chosen = sample(rows >= 0, rows == BELOW, size, fraction)
+    regions = []
+    for boxes, truth, taken, target in zip(candidates, matched, chosen, targets):
+        truth, boxes = truth[taken[: len(truth)]], boxes[taken[: len(truth)]]
+        labels = torch.where(truth >= 0, rows_of(target["box_labels"], truth) + 1, 0)
+        regions.append(Sampled(boxes, labels, truth))
+    return regions
+
+
+def select(
+    logits: Tensor,
+    codes: Tensor,
+    proposals: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    threshold: float,
+    nms_iou: float,
+    most: int,
+) -> Found:
+    """The best detections of every picture: those above the threshold, after suppression class by class.
+
+    logits: (r, 1 + classes), background first; codes: (r, 1 + classes, 4), both of all proposals, picture by picture.
+    """
+    lengths = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
+    picture = torch.arange(len(lengths), device=logits.device).repeat_interleave(lengths)
+    scores = logits.float().softmax(1)[:, 1:]
+    region, labels = torch.where(scores > threshold)
+    picture, scores = picture[region], scores[region, labels]
+    boxes = decode(codes[region, labels + 1], torch.cat(list(proposals))[region], REGION_WEIGHTS)
+    boxes = clip(boxes, picture_sizes(sizes, boxes)[picture])
+    large = large_enough(boxes, SMALLEST)
+    boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
+    best, start = [], 0
+    for count in picture.bincount(minlength=len(sizes)).tolist():
+        own = slice(
+            start, start + count
+        )  # one picture at a time, as torchvision does it: rounding decides alike
+        kept = batched_nms(boxes[own], scores[own], labels[own] + 1, nms_iou)
+        best.append(kept[:most] + start)
+        start += count
+    kept = torch.cat(best)
+    return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in best])
+
+
+def to_file(boxes: Sequence[Tensor], pictures: Pictures) -> list[np.ndarray]:
+    """Each picture's boxes (r, 4) from canvas pixels to the file's, inside the file's picture; float32."""
+    moved = []
+    for rows, matrix, (height, width) in zip(boxes, pictures.to_file.numpy(), pictures.file_sizes):
+        corners = rows.cpu().double().numpy().reshape(-1, 2, 2) @ matrix[:, :2].T + matrix[:, 2]
+        corners = np.sort(corners, 1).clip(0, (width, height))
+        moved.append(corners.reshape(-1, 4).astype(np.float32))
+    return moved
+
+
+def rows_of(values: Tensor, rows: Tensor) -> Tensor:
+    """values[rows]; where a row is negative or there are none at all, any value."""
+    if not len(values):
+        return values.new_zeros(len(rows), *values.shape[1:])
+    return values[rows.clamp(min=0)]
