@@ -67,6 +67,26 @@ def joined(rings: list[Ring]) -> Ring:
     return whole
 
 
+def cut(ring: Ring, height: float, width: float) -> Ring:
+    """The part of a ring inside [0, width] x [0, height]; no points where nothing is (Sutherland and Hodgman 1974).
+
+    Parts that the border divides stay one ring, joined along the border, where nothing is filled between them.
+    """
+    for axis, bound, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
+        inside = sign * (ring[:, axis] - bound) >= 0
+        kept: list[np.ndarray] = []
+        for i in range(len(ring)):
+            if inside[i] != inside[i - 1]:
+                before, after = ring[i - 1], ring[i]
+                crossing = before + (after - before) * (bound - before[axis]) / (after[axis] - before[axis])
+                crossing[axis] = bound
+                kept.append(crossing)
+            if inside[i]:
+                kept.append(ring[i])
+        ring = np.array(kept, np.float64).reshape(-1, 2)
+    return ring
+
+
 def as_polygons(written: Written, height: int, width: int, single: bool) -> tuple[list[list[float]], float]:
     """An outline as polygons [x, y, x, y, ...], and the IoU of what they draw with what it drew.
 

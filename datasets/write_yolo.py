@@ -7,7 +7,9 @@ import yaml
 
 from retinue.datasets.conversion import Loss, Parts, count, extras_of, outlines, refuse_names
 from retinue.datasets.objects import ObjectPictures
+from retinue.datasets.polygons import cut
 from retinue.datasets.yolo import label_path
+from retinue.datasets.yolo_txt import SLACK
 from retinue.datasets.yolo_txt import part as share
 
 TOGETHER, BY_STEM, SINGLE_POLYGONS = False, True, True
@@ -33,6 +35,8 @@ def losses(parts: Parts) -> list[Loss]:
         found.append(Loss("keypoints", text))
     elif masks:
         found += _of_outlines(parts)
+    if outside := sum(map(_outside, parts.values())):
+        found.append(Loss("", f"{outside} keypoints lie outside their pictures and become unlabelled ones"))
     classes = next(iter(parts.values())).classes
     refuse_names(classes, "data.yaml")
     if classes.ids != tuple(range(len(classes))):
@@ -46,17 +50,21 @@ def losses(parts: Parts) -> list[Loss]:
 
 
 def _of_outlines(parts: Parts) -> list[Loss]:
-    several = bare = 0
+    several = bare = leaving = 0
     furthest = 0.0
     for part in parts.values():
         bare += len(part.annotations.labels)
-        for _, row, outline in outlines(part):
+        for picture, row, outline in outlines(part):
             bare -= 1
             if not isinstance(outline, list) or len(outline) > 1:
                 several += 1
             if isinstance(outline, list):
-                around = _around(outline)
-                furthest = max(furthest, float(np.abs(around - part.annotations.boxes[row]).max()))
+                height, width = np.asarray(part.annotations.sizes)[picture].tolist()
+                rings = [_shown(ring, height, width) for ring in outline]
+                leaving += any(not np.array_equal(ring.ravel(), old) for ring, old in zip(rings, outline))
+                if len(points := np.concatenate(rings)):
+                    around = np.concatenate([points.min(0), points.max(0)])
+                    furthest = max(furthest, float(np.abs(around - part.annotations.boxes[row]).max()))
     found = []
     if several:
         text = f"{several} outlines are run-length codes or of several rings, a line of YOLO holds one ring"
@@ -64,14 +72,31 @@ def _of_outlines(parts: Parts) -> list[Loss]:
     if bare:
         text = f"{bare} objects without an outline stand as boxes among outlines, which other readers take for outlines"
         found.append(Loss("", text))
+    if leaving:
+        found.append(Loss("", f"{leaving} outlines leave their pictures and are cut at the border"))
     if furthest > 1e-6:
         found.append(Loss("", f"boxes become those around the outlines: {furthest:.2f} pixels away at most"))
     return found
 
 
-def _around(outline: list[list[float]]) -> np.ndarray:
-    points = np.concatenate([np.reshape(ring, (-1, 2)) for ring in outline])
-    return np.concatenate([points.min(0), points.max(0)])
+def _shown(ring: list[float], height: int, width: int) -> np.ndarray:
+    """The points (n, 2) of a ring, cut where it leaves the picture by more than is read again."""
+    points = np.reshape(ring, (-1, 2))
+    return cut(points, height, width) if _leaves(points, height, width).any() else points
+
+
+def _leaves(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(n,) bool, which points (n, 2) would be refused by who reads them again."""
+    return (np.abs(points / (width, height) - 0.5) > 0.5 + SLACK).any(1)
+
+
+def _outside(part: ObjectPictures) -> int:
+    """How many labelled keypoints lie outside their pictures."""
+    a = part.annotations
+    if a.keypoints is None:
+        return 0
+    rows = zip(a.keypoints, a.object_sizes().tolist())
+    return sum(count(_leaves(points[:, :2], *size) & (points[:, 2] > 0)) for points, size in rows)
 
 
 def write(parts: Parts, out: Path, names: dict[str, list[str]]) -> None:
@@ -102,14 +127,17 @@ def _lines(part: ObjectPictures, index: int) -> list[str]:
     lines = []
     for row in range(*a.offsets[index : index + 2].tolist()):
         outline = a.segments.written(row) if a.segments is not None else None
-        if isinstance(outline, list):
-            values = (np.reshape(outline[0], (-1, 2)) / (width, height)).ravel()
+        ring = _shown(outline[0], height, width) if isinstance(outline, list) else np.zeros((0, 2))
+        if len(ring):
+            values = (ring / (width, height)).ravel()
         else:
             x1, y1, x2, y2 = a.boxes[row] / (width, height, width, height)
             values = np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
         numbers = [share(v) for v in values]
         if a.keypoints is not None:
-            for x, y, seen in a.keypoints[row].tolist():
+            points = a.keypoints[row]
+            points = np.where(_leaves(points[:, :2], height, width)[:, None], 0, points)
+            for x, y, seen in points.tolist():
                 numbers += [share(x / width), share(y / height), str(int(seen))]
         lines.append(" ".join([str(int(a.labels[row])), *numbers]))
     return lines

@@ -1,5 +1,6 @@
 """Polygons draw the very pixels of the masks that they were traced from."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
-from retinue.datasets.polygons import as_polygons, joined, trace
+from retinue.datasets.polygons import as_polygons, cut, joined, trace
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.booleans())
 
@@ -102,3 +103,30 @@ def test_many_masks() -> None:
         mask = luck.random(luck.integers(1, 60, 2)) < luck.random()
         for single in (False, True):
             assert as_polygons(code(mask), *mask.shape, single)[1] == 1
+
+
+def test_what_a_ring_shows_of_itself_in_the_picture() -> None:
+    triangle = np.array([[-10.0, 5], [10, 5], [-10, 25]])
+    assert cut(triangle, 20, 30).tolist() == [[0, 5], [10, 5], [0, 15]]
+    inside = np.array([[1.0, 1], [30, 1], [5, 20]])
+    assert (cut(inside, 20, 30) == inside).all()
+    assert cut(triangle - 100, 20, 30).shape == (0, 2)
+    around = np.array([[-9.0, -9], [99, -9], [99, 99], [-9, 99]])
+    assert sorted(cut(around, 20, 30).tolist()) == [[0, 0], [0, 20], [30, 0], [30, 20]]
+
+
+def encloses(ring: np.ndarray, x: float, y: float) -> bool:
+    """Whether a point lies in a ring, by parity: how often a ray to the right crosses it."""
+    crossed = 0
+    for (x1, y1), (x2, y2) in zip(ring, np.roll(ring, -1, 0)):
+        crossed += (y1 > y) != (y2 > y) and x < x1 + (y - y1) * (x2 - x1) / (y2 - y1)
+    return bool(crossed % 2)
+
+
+@given(st.lists(st.tuples(st.integers(-20, 40), st.integers(-20, 40)), min_size=3, max_size=7))
+def test_cut_rings_enclose_what_they_did(points: list[tuple[int, int]]) -> None:
+    ring = np.array(points, np.float64)
+    left = cut(ring, 18, 20)
+    assert not len(left) or (left.min() >= 0 and (left.max(0) <= (20, 18)).all())
+    for x, y in itertools.product(np.arange(0.3137, 20, 3), np.arange(0.2719, 18, 3)):
+        assert encloses(left, x, y) == encloses(ring, x, y)

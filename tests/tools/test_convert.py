@@ -417,6 +417,24 @@ def test_data_without_boxes_are_refused(tmp_path: Path) -> None:
         convert("scenes:3", to="coco", out=str(tmp_path / "out"))
 
 
+def test_what_leaves_its_picture_is_cut_for_yolo(tmp_path: Path) -> None:
+    value = coco_value(0)
+    ring = [-10.0, 5, 10, 5, 10, 15, -10, 15]
+    value["annotations"] = [annotation(1, 7, 3, [0, 5, 10, 10], segmentation=[ring], area=100)]
+    source = write_json(tmp_path / "coco", {"train": value})
+    result = convert(str(source), to="yolo", out=str(tmp_path / "out"))
+    assert "1 outlines leave their pictures and are cut at the border" in result["notes"]
+    back = open_splits(str(tmp_path / "out"))["train"]
+    shown = back[[back.path(i).name for i in range(3)].index("07.png")]
+    assert (shown.targets["masks"] == square(0, 5, 10)[None]).all()
+    value["annotations"] = [annotation(1, 7, 3, [0, 5, 10, 10], keypoints=[-10, 5, 2, 3, 6, 1])]
+    value["categories"][0]["keypoints"] = ["nose", "tail"]
+    source = write_json(tmp_path / "points", {"train": value})
+    result = convert(str(source), to="yolo", out=str(tmp_path / "out2"))
+    assert "1 keypoints lie outside their pictures and become unlabelled ones" in result["notes"]
+    assert numbers(tmp_path / "out2/labels/train/07.txt")[5:].tolist() == [0, 0, 0, 3 / 64, 0.125, 1]
+
+
 def test_pictures_of_one_name_in_several_folders_keep_their_own_objects(tmp_path: Path) -> None:
     value = coco_value(0)
     for entry, name in zip(value["images"], ("z/1.png", "b/1.png", "a/1.png"), strict=True):
