@@ -44,8 +44,8 @@ def predict(model: str, source: str | Path | Sequence[str | Path], **settings: A
     found = [predicted for predicted, _ in stream(predictor, paths, options, skip, proposals)]
     for path in filter(is_video, paths):
         try:
-            frames = stream_video(predictor, Video.open(path), options, skip.log)
-            found += [predicted for predicted, _ in frames]
+            for predicted, _ in stream_video(predictor, Video.open(path), options, skip.log):
+                found.append(predicted)  # one by one: of a file that ends too early its frames are kept
         except DataError as error:
             skip(path, error)
     return [dataclasses.replace(each, results=shown(each, options.conf)) for each in found]

@@ -104,9 +104,14 @@ def _read(
             raise ValueError(f"segmentation is no compressed run-length code of {sizes[picture]} pixels")
         row["rle"] = rle
     if record.get("keypoints") is not None:
-        row["keypoints"] = np.array(_numbers(record["keypoints"], "keypoints"), float).reshape(-1, 3)
+        points = _numbers(record["keypoints"], "keypoints")
+        if not points or len(points) % 3:
+            raise ValueError(f"keypoints {str(points)[:60]} are not x, y and a third number for each point")
+        row["keypoints"] = np.array(points, float).reshape(-1, 3)
         if record.get("keypoint_scores") is not None:
             row["keypoint_scores"] = _numbers(record["keypoint_scores"], "keypoint_scores")
+            if len(row["keypoint_scores"]) != len(row["keypoints"]):
+                raise ValueError(f"keypoint_scores are {len(row['keypoint_scores'])}, not one a keypoint")
     row["box"] = _box(record, row)
     return picture, row
 

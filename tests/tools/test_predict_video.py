@@ -162,6 +162,7 @@ def test_a_cut_video_gives_its_frames_and_is_named(saved: Path, run: Any, tmp_pa
     assert status == 0 and 5 < len(value["results"]) < 38
     assert "nothing can be read after frame" in out and value["skipped"][0]["path"] == str(cut)
     assert Video.open(folder / "cut.mp4").count == len(value["results"])
+    assert len(predict(str(saved), cut, device="cpu")) == len(value["results"])
 
 
 class FindsColours:

@@ -143,7 +143,9 @@ def test_a_record_without_a_box_gets_the_one_around_its_mask_or_keypoints() -> N
         (record(bbox=None), "bbox"),
         (record(segmentation=[[1, 2, 3]]), "segmentation"),
         (record(segmentation={"size": [37, 53], "counts": "PPPPPPPPPPPP"}), "segmentation"),
-        (record(keypoints=[1, 2]), "reshape"),
+        (record(keypoints=[1, 2]), "a third number"),
+        ({"image_id": 7, "category_id": 1, "score": 0.5, "keypoints": []}, "a third number"),
+        (record(keypoints=[1, 2, 1], keypoint_scores=[1, 2]), "not one a keypoint"),
         (record(keypoints=[1, 2, None]), "keypoints"),
     ],
 )
