@@ -13,6 +13,7 @@ from retinue.tasks.detection.box_coding import clip, decode, encode, large_enoug
 from retinue.tasks.detection.losses import proposal_losses
 from retinue.tasks.detection.matching import BELOW, assign
 from retinue.tasks.detection.nms import batched_nms
+from retinue.tasks.detection.regions import refuse_nan
 from retinue.tasks.detection.sampling import sample
 
 SMALLEST = 1e-3
@@ -93,6 +94,8 @@ class RegionProposalNetwork(nn.Module):
         boxes, scores, maps = [], [], []
         for i, (logits, codes, anchors) in enumerate(zip(*scored)):
             best, place = logits.float().topk(min(top, logits.shape[1]), 1)
+            if not self.training:  # in training the losses say so
+                refuse_nan(best)  # the best are NaN where any is
             chosen = codes.gather(1, place[..., None].expand(-1, -1, 4))
             boxes.append(decode(chosen, anchors[place]))
             scores.append(best.sigmoid())

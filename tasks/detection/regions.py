@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retinue.datasets.targets import Pictures, Target
+from retinue.datasets.targets import DataError, Pictures, Target
 from retinue.tasks.detection.box_coding import REGION_WEIGHTS, clip, decode, large_enough, picture_sizes
 from retinue.tasks.detection.matching import BELOW, assign
 from retinue.tasks.detection.nms import batched_nms
@@ -80,7 +80,10 @@ def select(
     """The best detections of every picture: those above the threshold, after suppression class by class.
 
     logits: (r, 1 + classes), background first; codes: (r, 1 + classes, 4), both of all proposals, picture by picture.
+    Raises DataError where one of these is NaN.
     """
+    refuse_nan(logits)
+    refuse_nan(codes)
     lengths = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
     picture = torch.arange(len(lengths), device=logits.device).repeat_interleave(lengths)
     scores = logits.float().softmax(1)[:, 1:]
@@ -100,6 +103,14 @@ def select(
         start += count
     kept = torch.cat(best)
     return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in best])
+
+
+def refuse_nan(values: Tensor) -> None:
+    """DataError where a network gives NaN: above no threshold, it would pass for a picture without objects."""
+    if values.isnan().any():
+        raise DataError(
+            "the network gives NaN: its weights are broken, or overflow; take others, or precision=fp32"
+        )
 
 
 def to_file(boxes: Sequence[Tensor], pictures: Pictures) -> list[np.ndarray]:

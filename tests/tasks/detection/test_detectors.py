@@ -348,3 +348,17 @@ def test_other_refusals() -> None:
     for ask in (lambda m: m(pictures, targets), lambda m: m.predict(pictures)):
         with pytest.raises(DataError, match=r"reads the input 'proposals', which .* lack: .*faster_rcnn"):
             ask(make("fast"))
+
+
+@pytest.mark.parametrize(
+    "layer", ["rpn.head.cls_logits", "box_predictor.cls_score", "box_predictor.bbox_pred"]
+)
+def test_nan_is_no_picture_without_objects(layer: str) -> None:
+    model = make("faster").eval()
+    pictures, _ = batch(sample([]))
+    assert model.predict(pictures)
+    (task,) = model.named_tasks.values()
+    with torch.no_grad():
+        task.get_submodule(layer).bias.fill_(torch.nan)
+    with pytest.raises(DataError, match="gives NaN"):
+        model.predict(pictures)
