@@ -157,14 +157,14 @@ def _without_writing(traced: fx.GraphModule) -> bool:
                 return False
         elif in_place or name in ("setitem", "iadd", "imul") or "out" in node.kwargs:
             return False
-        if in_place and not node.users:
-            return False
     for node in activations:
-        module, activation = _called(node, traced), _activation(node, traced)
-        if module is not None:
+        if (module := _called(node, traced)) is not None:
             module.inplace = False  # type: ignore[assignment]
-        elif activation:
-            node.op, node.target, node.kwargs = "call_function", activation.plain, {}
+        elif isinstance(node.target, str):
+            node.target = node.target.removesuffix("_")
+        else:
+            node.target = F.relu if node.target in (F.relu_, torch.relu_) else node.target
+            node.kwargs = {}
     return True
 
 
@@ -184,7 +184,7 @@ def _find_layers(traced: fx.GraphModule) -> list[_Layer]:
         layers[layer.last] = layer
     for node in place:
         ends = [a for a in _terms(node) if a in layers and _only_user(a)]
-        ends = [a for a in ends if isinstance(layers[a].module, nn.Conv2d)]
+        ends = [a for a in ends if isinstance(layers[a].module, nn.Conv2d) and layers[a].sum is None]
         if ends:
             end = max(ends, key=lambda a: place[layers[a].first])  # by then the other term is computed
             layer = layers[node] = layers.pop(end)

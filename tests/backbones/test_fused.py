@@ -1,11 +1,12 @@
 """A fused network computes what its original does: with oneDNN's private calls and without them."""
 
+import random
 from copy import deepcopy
 from functools import cache
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from retinue.backbones import build, names
@@ -234,7 +235,19 @@ class Sums(nn.Module):
         w = (z + y).relu_()
         v = self.a(w) + w.mean((2, 3), keepdim=True)
         u = w.mean((2, 3), keepdim=True) + self.b(v)
-        return x + self.c(x), y, z, w, v, u, self.a(u) + self.a(u), self.b(v).add(v, alpha=2)
+        return x + self.c(x), y, z, w, v, u, self.a(u) + self.a(u), self.b(v).add(v, alpha=2), self.deep(v)
+
+    def later(self, x):
+        """A term that a convolution reads after the sum."""
+        c = self.c(x)
+        return (self.a(x) + c).tanh() * self.b(c)
+
+    def deep(self, x):
+        """Sums of sums, and every way to write an activation."""
+        y = torch.relu(self.a(x) + self.b(x) + self.c(x) + x)
+        z = F.relu(self.a(y), inplace=True) + F.gelu(y) + F.leaky_relu(y) + self.b(y).sigmoid_()
+        z = z.relu_() + self.later(x)
+        return F.gelu(z + 1) + F.leaky_relu(self.b(z) + z + y)
 
 
 @torch.no_grad()
@@ -242,7 +255,9 @@ def test_sums(spread):
     network, x = spread(Sums()).eval(), torch.rand(2, 4, 9, 7)
     kept = x.clone()
     for packed in (True, False):
-        for ours, theirs in zip(fuse(network, packed=packed)(x), network(x), strict=True):
+        fast = fuse(network, packed=packed)
+        assert isinstance(fast, fx.GraphModule)
+        for ours, theirs in zip(fast(x), network(x), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
         assert torch.equal(x, kept)
 
@@ -361,3 +376,70 @@ def test_weights_are_kept_once_an_order_not_once_a_shape():
         torch.testing.assert_close(fast(x), conv(x), rtol=1e-5, atol=1e-5)
     (layer,) = [m for m in fast.modules() if isinstance(m, FusedConv2d)]
     assert len(layer.by_shape) == 6 and len(layer.by_order) <= 3
+
+
+class RandomGraph(nn.Module):
+    """Convolutions, norms, activations, sums and concatenations of maps drawn at random, some of them handed out."""
+
+    def __init__(self, seed, steps=24):
+        super().__init__()
+        rng = random.Random(seed)
+        kinds = (
+            "conv",
+            "conv",
+            "conv",
+            "norm",
+            "relu",
+            "relu_",
+            "sum",
+            "sum",
+            "sum",
+            "gate",
+            "twice",
+            "pool",
+        )
+        self.steps = [(rng.choice(kinds), rng.randrange(i + 1), rng.randrange(i + 1)) for i in range(steps)]
+        self.steps = [
+            (kind, max(a, i - rng.choice((0, 0, 1, 4))), b) for i, (kind, a, b) in enumerate(self.steps)
+        ]
+        self.steps[-1] = ("conv", steps - 1, 0)
+        self.parts = nn.ModuleList(
+            {"conv": nn.Conv2d(4, 4, 3, padding=1), "norm": nn.BatchNorm2d(4)}.get(k, nn.Identity())
+            for k, _, _ in self.steps
+        )
+        self.handed_out = [*sorted(rng.sample(range(steps), 3)), steps]
+
+    def forward(self, x):
+        maps = [x]
+        for part, (kind, a, b) in zip(self.parts, self.steps):
+            x, y = maps[a], maps[b]
+            match kind:
+                case "conv" | "norm":
+                    maps.append(part(x))
+                case "relu":
+                    maps.append(x.relu())
+                case "relu_":
+                    maps.append((x * 1.0).relu_())
+                case "sum":
+                    maps.append(x + y)
+                case "gate":
+                    maps.append(x * y.mean((2, 3), keepdim=True).sigmoid())
+                case "twice":
+                    maps.append(torch.cat([x[:, :2], y[:, 2:]], 1))
+                case "pool":
+                    maps.append(F.interpolate(F.max_pool2d(x, 2), y.shape[-2:], mode="nearest"))
+        return {str(i): maps[i] for i in self.handed_out}
+
+
+@pytest.mark.parametrize("seed", range(40))
+@torch.no_grad()
+def test_random_graphs(seed, spread):
+    network, x = spread(RandomGraph(seed), seed).eval(), torch.rand(2, 4, 6, 6)
+    expected, fast = network(x.clone()), fuse(network)
+    assert isinstance(fast, fx.GraphModule)
+    for _ in range(2):  # nothing that was handed in or out is overwritten
+        given = x.clone()
+        for name, value in fast(given).items():
+            scale = expected[name].abs().max().item()
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5 * scale)
+        assert torch.equal(given, x)
