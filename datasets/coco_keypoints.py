@@ -6,18 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from retinue.datasets.targets import DataError
-
-COCO_NAMES = (
-    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
-    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
-    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
-)
-COCO_SIGMAS = (
-    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
-    *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-)
-"""How far apart people mark the same point, by object scale (cocodataset.org/#keypoints-eval)."""
+from retinue.datasets.targets import PERSON_KEYPOINTS, DataError
 
 SIGMA = 0.07
 """What other points get: the mean of COCO's."""
@@ -46,7 +35,9 @@ def keypoint_classes(file: Path, categories: list[dict[str, Any]]) -> dict[str, 
     return {
         "names": names,
         "pairs": flip_pairs(names),
-        "sigmas": list(COCO_SIGMAS) if tuple(names) == COCO_NAMES else [SIGMA] * len(names),
+        "sigmas": list(PERSON_KEYPOINTS["sigmas"])
+        if names == PERSON_KEYPOINTS["names"]
+        else [SIGMA] * len(names),
         "skeleton": _skeleton(file, skeleton, len(names)),
     }
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from retinue.datasets.targets import DataError
+from retinue.datasets.targets import PERSON_KEYPOINTS, DataError
 from retinue.tasks.detection.coco_engines import Counts, Engine, Found, Truth, trusted_engine
 
 IOUS = np.linspace(0.5, 0.95, 10)
 """The IoU (for keypoints OKS) thresholds that AP and AR average over."""
 RECALLS = np.linspace(0, 1, 101)
 """The recalls at which precision is read."""
-COCO_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+COCO_SIGMAS = np.array(PERSON_KEYPOINTS["sigmas"])
 """OKS sigmas of COCO's 17 keypoints of a person."""
 
 DIGITS = 15

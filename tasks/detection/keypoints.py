@@ -5,13 +5,9 @@ is enlarged to its box by bicubic interpolation, and the largest pixel wins. But
 cells nearly all are bounded away from the maximum by the 4 x 4 values that they are interpolated from.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from retinue.tasks.detection.average_precision import COCO_SIGMAS
 
 A = -0.75
 """The parameter of torch's bicubic kernel."""
@@ -161,38 +157,3 @@ def heatmap_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, 
     seen = ((cell >= 0) & (cell < size)).all(2) & (keypoints[..., 2] > 0)
     cell = cell.where(seen[..., None], 0).long()
     return cell[..., 1] * size + cell[..., 0], seen
-
-
-PERSON = (
-    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
-    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
-    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
-)
-LIMBS = (
-    *(
-        (15, 13),
-        (13, 11),
-        (16, 14),
-        (14, 12),
-        (11, 12),
-        (5, 11),
-        (6, 12),
-        (5, 6),
-        (5, 7),
-        (6, 8),
-        (7, 9),
-        (8, 10),
-    ),
-    *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
-)
-
-
-def person_keypoints() -> dict[str, Any]:
-    """COCO's 17 keypoints of a person, as `ClassMap.keypoints` has them: names, pairs, sigmas, skeleton."""
-    pairs = [[i, i + 1] for i, name in enumerate(PERSON) if name.startswith("left")]
-    return {
-        "names": list(PERSON),
-        "pairs": pairs,
-        "sigmas": COCO_SIGMAS.tolist(),
-        "skeleton": [list(limb) for limb in LIMBS],
-    }

@@ -10,10 +10,9 @@ from torch import Tensor
 import retinue.backbones
 from retinue.backbones.backbone import Backbone, Origin
 from retinue.backbones.weights import PUBLISHED_HASH, Weights, compare, locate, read_tensors
-from retinue.datasets.targets import ClassMap
+from retinue.datasets.targets import PERSON_KEYPOINTS, ClassMap
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.keypoint_rcnn import KeypointRCNN
-from retinue.tasks.detection.keypoints import person_keypoints
 from retinue.tasks.detection.mask_rcnn import MaskRCNN
 from retinue.tasks.task import Model
 
@@ -102,7 +101,7 @@ def classes_of(name: str) -> ClassMap:
     (first, *_) = published_members(name)
     categories = first.meta["categories"][1:]  # without background
     names = tuple(f"unused {i}" if n == "N/A" else n for i, n in enumerate(categories, 1))
-    keypoints = person_keypoints() if "keypoint_names" in first.meta else {}
+    keypoints = PERSON_KEYPOINTS if "keypoint_names" in first.meta else {}
     return ClassMap(names, tuple(range(1, len(names) + 1)), keypoints)
 
 

@@ -15,9 +15,9 @@ from pycocotools.coco import COCO
 from retinue.datasets.check import check
 from retinue.datasets.coco import CocoPictures, splits
 from retinue.datasets.coco_json import read_coco
-from retinue.datasets.coco_keypoints import COCO_NAMES, COCO_SIGMAS, flip_pairs
+from retinue.datasets.coco_keypoints import flip_pairs
 from retinue.datasets.formats import open_splits
-from retinue.datasets.targets import ClassMap, DataError
+from retinue.datasets.targets import PERSON_KEYPOINTS, ClassMap, DataError
 
 MINI = Path(__file__).parents[3] / "shared/data/coco_mini"
 ANCHOR = Path(__file__).parents[3] / "shared/data/coco_anchor/instances_val2014_100.json"
@@ -195,7 +195,9 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
 
 
 def test_instances_before_keypoints_unless_named(tmp_path: Path) -> None:
-    points = [{"id": 1, "name": "person", "keypoints": list(COCO_NAMES), "skeleton": [[1, 2], [16, 14]]}]
+    points = [
+        {"id": 1, "name": "person", "keypoints": PERSON_KEYPOINTS["names"], "skeleton": [[1, 2], [16, 14]]}
+    ]
     flat = [v for i in range(17) for v in (i, i / 2, i % 3)]
     for name, part in (("train", "train2017"), ("val", "val2017")):
         picture(tmp_path / part / "a.png")
@@ -213,15 +215,16 @@ def test_instances_before_keypoints_unless_named(tmp_path: Path) -> None:
     ]  # fmt: skip
     classes = named["train"].classes
     assert classes.keypoints == {
-        "names": list(COCO_NAMES),
+        "names": PERSON_KEYPOINTS["names"],
         "pairs": [[i, i + 1] for i in range(1, 17, 2)],
-        "sigmas": list(COCO_SIGMAS),
+        "sigmas": PERSON_KEYPOINTS["sigmas"],
         "skeleton": [[0, 1], [15, 13]],
     }
     assert ClassMap.from_json(json.loads(json.dumps(classes.to_json()))) == classes
 
 
 def test_flip_pairs() -> None:
+    assert flip_pairs(PERSON_KEYPOINTS["names"]) == PERSON_KEYPOINTS["pairs"]
     assert flip_pairs(["head", "LeftHand", "RightHand", "foot_r", "foot_l", "tail"]) == [[1, 2], [3, 4]]
     assert flip_pairs(["left", "middle"]) == flip_pairs(["curl", "girl"]) == []
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 
 from retinue.datasets.targets import DataError
 from retinue.tasks.detection import coco_engines
@@ -119,6 +119,7 @@ def test_keypoints_have_ten_figures_and_their_own_sigmas() -> None:
     with pytest.raises(DataError, match="4 keypoints without OKS sigmas"):
         average_precision(truth, found, counts, kind)
     assert oks_sigmas(None, np.zeros((2, 17, 3))) is COCO_SIGMAS
+    np.testing.assert_allclose(COCO_SIGMAS, Params(iouType="keypoints").kpt_oks_sigmas, rtol=1e-15)
 
 
 def test_oks_of_one_point_by_hand() -> None:

@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.models.detection import roi_heads
 
-from retinue.datasets import coco_keypoints
 from retinue.tasks.detection import keypoints
-from retinue.tasks.detection.keypoints import heatmap_cells, heatmaps_to_keypoints, person_keypoints
+from retinue.tasks.detection.keypoints import heatmap_cells, heatmaps_to_keypoints
 
 corners = st.floats(-50, 400, width=32)
 sides = st.floats(0, 300, width=32) | st.sampled_from([0.0, 0.5, 1.0, 8.0, 16.0, 56.0, 56.5, 112.0])
@@ -138,11 +137,3 @@ def test_what_is_encoded_is_decoded():
     maps = F.one_hot(cells, 56**2).float().view(1, 1, 56, 56)
     found, _ = heatmaps_to_keypoints(maps, boxes)
     assert (found[..., :2] - points[..., :2]).abs().max() <= 1
-
-
-def test_a_persons_keypoints_are_those_of_the_data():
-    known = person_keypoints()
-    assert tuple(known["names"]) == coco_keypoints.COCO_NAMES
-    assert known["pairs"] == coco_keypoints.flip_pairs(known["names"])
-    assert tuple(known["sigmas"]) == coco_keypoints.COCO_SIGMAS
-    assert all(0 <= end < 17 for limb in known["skeleton"] for end in limb)
