@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 from retinue.datasets.targets import ClassMap, Pictures, Target
+from retinue.tasks.detection.judged import JudgedBoxes, PictureBoxes
+from retinue.tasks.detection.overlaps import match, overlapping
 from retinue.tasks.detection.paint import (
     BLACK,
     WHITE,
@@ -122,21 +124,17 @@ def draw_batch(
 def judge(found: Any, target: Target, least: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n,) bool: not false; (t,) bool: truth that was found; (t,) bool: crowd. `found`: `Detections`, the surest first.
 
-    A detection finds the truth of its class that it overlaps most, by at least `least`; a crowd's many it may find all.
+    By COCO's matching, as in the figures; what lies in a crowd of its class is not false.
     """
-    boxes, labels = target["boxes"].cpu().numpy().astype(np.float64), target["box_labels"].cpu().numpy()
-    crowd = target["crowd"].cpu().numpy() if "crowd" in target else np.zeros(len(labels), bool)
-    right, seen = np.zeros(len(found), bool), np.zeros(len(labels), bool)
-    for i, (box, label) in enumerate(zip(found.boxes.astype(np.float64), found.labels)):
-        sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-        common = np.prod(np.maximum(sides, 0), 1)
-        own = np.prod(box[2:] - box[:2])
-        whole = np.where(crowd, own, own + np.prod(boxes[:, 2:] - boxes[:, :2], 1) - common)
-        overlap = np.where((labels == label) & ~seen, common / np.maximum(whole, 1e-9), 0)
-        if len(overlap) and overlap.max() >= least:
-            right[i] = True
-            seen[overlap.argmax()] |= not crowd[overlap.argmax()]
-    return right, seen, crowd
+    truth = {key: target[key].cpu().numpy() for key in ("boxes", "box_labels", "crowd") if key in target}
+    boxes, labels = truth["boxes"], truth["box_labels"]
+    crowd = truth.get("crowd", np.zeros(len(labels), bool))
+    picture = PictureBoxes(boxes, labels, crowd, found.boxes, found.scores, found.labels)
+    judged = JudgedBoxes.from_pictures({found.id: picture})
+    matched, ignored = match(judged, overlapping(judged, least), least)
+    seen = np.zeros(len(labels), bool)
+    seen[matched[matched >= 0]] = True
+    return (matched >= 0) | ignored, seen, crowd
 
 
 def count_names(names: Iterable[str]) -> str:

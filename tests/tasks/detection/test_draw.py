@@ -225,6 +225,9 @@ def test_a_crowd_is_neither_missed_nor_found_but_excuses_many() -> None:
     found = detections([[0, 0, 40, 40], [50, 50, 90, 90], [80, 80, 160, 160]], [0, 0, 0], (400, 400))
     right, seen, many = judge(found, crowd)
     assert right.tolist() == [True, True, False] and not seen.any() and many.tolist() == [True, False]
+    beside = target([[0.0, 0, 100, 100], [10, 10, 30, 40]], [0, 0], crowd=torch.tensor([True, False]))
+    right, seen, _ = judge(detections([[10, 10, 30, 30]], [0], (400, 400)), beside)
+    assert right.all() and seen.tolist() == [False, True]  # an object before the crowd that it stands in
 
 
 def test_names_are_counted_the_most_frequent_first() -> None:
