@@ -180,9 +180,11 @@ def is_rle(code: object, size: tuple[int, int]) -> bool:
     """
     if not isinstance(code, dict) or not isinstance(code.get("counts"), str):
         return False
-    height, width = size
+    (height, width), stated = size, code.get("size")
+    if not isinstance(stated, list | tuple) or list(stated) != [height, width]:
+        return False
     digits = np.frombuffer(code["counts"].encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
-    if list(code.get("size", ())) != [height, width] or not len(digits) or digits[-1] & 32:
+    if not len(digits) or digits[-1] & 32:
         return False
     last = np.flatnonzero(~digits & 32)
     first = np.concatenate([[0], last[:-1] + 1])

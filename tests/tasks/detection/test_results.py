@@ -120,6 +120,11 @@ def test_what_is_no_code_never_reaches_pycocotools(counts: object) -> None:
         EncodedMasks((code,), (2, 2))
 
 
+@pytest.mark.parametrize("size", [None, 4, "22", {2: 2}, [2], [2, 2, 1], [[2], 2]])
+def test_what_is_no_size_is_no_code(size: object) -> None:
+    assert not is_rle({"size": size, "counts": encode(np.ones((2, 2), bool))["counts"]}, (2, 2))
+
+
 def test_a_code_of_another_size_is_refused() -> None:
     code = encode(np.ones((2, 3), bool))
     assert (
