@@ -11,8 +11,8 @@ from retinue.tasks.task import Model
 def fused_model(model: Model, dtype: torch.dtype = torch.float32) -> Model:
     """A copy for prediction only, its backbone and its tasks' layers fused in `dtype`; the model stays as it is.
 
-    The copy shares nothing with the model, and cannot be saved, copied or trained. In float32 it gives the model's results to
-    rounding, not to the bit: figures of an evaluation are those of the model itself.
+    The copy shares nothing with the model, and cannot be saved, copied or trained. In float32 it gives the model's
+    results to rounding, not to the bit: figures of an evaluation are those of the model itself.
     """
     copy = deepcopy(model, {id(model.backbone): fuse(model.backbone, dtype)}).eval()
     for task in copy.named_tasks.values():

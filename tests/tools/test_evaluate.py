@@ -196,9 +196,9 @@ def test_of_many_classes_only_those_that_occur_have_a_line(capsys: Any) -> None:
     values |= {f"box/AP/{i}": math.nan for i in range(60)}
     evaluation.say_figures(values, "many", Log())
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1:] == [
-        ["box/AP", "0.5000"], ["box/APs", "n/a"], ["box/AP/cat", "0.5000"], "61 figures of classes that do not occur are n/a".split()
-    ]  # fmt: skip
+    rest = ["61", "figures", "of", "classes", "that", "do", "not", "occur", "are", "n/a"]
+    expected = [["box/AP", "0.5000"], ["box/APs", "n/a"], ["box/AP/cat", "0.5000"], rest]
+    assert lines[1:] == expected
     assert evaluation.per_class("box/AP/a/b", values) and not evaluation.per_class("box/AP50", values)
 
 

@@ -49,7 +49,8 @@ def test_the_gains_of_a_wrong_class_by_hand(judge):
     assert errors.ap == (0 + 0.5) / 2  # no cat is found; the dog comes second
     assert errors.gains["classification"] == 0.75
     assert errors.false_positives == 0.25  # the dog comes first
-    assert errors.false_negatives == 0.5  # no cat is asked for, nor was one called: nothing is wrong with cats
+    # No cat is asked for, nor was one called: nothing is wrong with cats.
+    assert errors.false_negatives == 0.5
 
 
 def test_a_second_hit_is_a_duplicate_and_costs_precision(judge):
