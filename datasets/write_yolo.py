@@ -87,7 +87,8 @@ def _shown(ring: list[float], height: int, width: int) -> np.ndarray:
 
 def _leaves(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """(n,) bool, which points (n, 2) would be refused by who reads them again."""
-    return (np.abs(points / (width, height) - 0.5) > 0.5 + SLACK).any(1)
+    outside = np.abs(points / (width, height) - 0.5) > 0.5 + SLACK
+    return np.logical_or.reduce(outside, axis=1)
 
 
 def _outside(part: ObjectPictures) -> int:

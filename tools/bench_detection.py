@@ -172,7 +172,10 @@ def bench_training(name: str, seconds: float) -> dict[str, float]:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rivals: dict[str, Callable[[], float]] = {}
-    for who, module, inputs in (("theirs", network, (images, for_theirs)), ("ours", model, (pictures, truth))):
+    for who, module, inputs in (
+        ("theirs", network, (images, for_theirs)),
+        ("ours", model, (pictures, truth)),
+    ):
         module.train()
         optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 1e-6, momentum=0.9)
         for precision in ("fp32", "bf16"):

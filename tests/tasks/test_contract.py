@@ -37,7 +37,9 @@ class Furnished(Scenes):
         boxes = sample.targets["boxes"]
         points = np.stack([boxes[:, :2], boxes[:, 2:], (boxes[:, :2] + boxes[:, 2:]) / 2], 1)
         keypoints = np.concatenate([points, np.full_like(points[..., :1], 2)], 2).astype(np.float32)
-        return sample.with_(targets={**sample.targets, "keypoints": keypoints}, inputs={"proposals": boxes + 1})
+        return sample.with_(
+            targets={**sample.targets, "keypoints": keypoints}, inputs={"proposals": boxes + 1}
+        )
 
 
 @pytest.fixture(scope="module")
