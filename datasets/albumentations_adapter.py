@@ -194,7 +194,8 @@ def _targets(
         targets |= {key: targets[key][rows] for key in ROW_KEYS if key in targets}
         targets["boxes"] = boxes
         if "masks" in targets:
-            tighten(targets, _loose(boxes, targets["masks"]))
+            outlined = sample.targets["masks"][rows].any((1, 2))
+            tighten(targets, outlined & _loose(boxes, targets["masks"]))
     if "semantic" in targets:
         labels = np.where(np.asarray(out["known"]) == 1, out["semantic"], IGNORE)
         targets["semantic"] = labels.astype(targets["semantic"].dtype)

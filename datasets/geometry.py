@@ -201,9 +201,11 @@ def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np
 def move_rows(warp: Warp, targets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A new dict in which the keys of `ROW_KEYS` are moved; objects that left the frame leave all of them.
 
-    Where there are masks, a box that the frame cuts or the map turns becomes its mask's own.
+    Where there are masks, a box that the frame cuts or the map turns becomes its mask's own; an object that never had
+    an outline keeps its box.
     """
     targets = dict(targets)
+    outlined = targets["masks"].any((1, 2)) if "masks" in targets else np.zeros(0, bool)
     if "boxes" in targets:
         boxes, keep, visible = clip_boxes(move_boxes(targets["boxes"], warp.matrix), warp.size)
         targets["boxes"] = boxes
@@ -222,7 +224,7 @@ def move_rows(warp: Warp, targets: dict[str, np.ndarray]) -> dict[str, np.ndarra
         targets["masks"] = warp_nearest(targets["masks"], warp.matrix, warp.size, False)
         if "boxes" in targets and len(visible):
             turned = not is_upright(warp.matrix)
-            tighten(targets, np.full(len(visible), turned) | (visible < 1 - 1e-6))
+            tighten(targets, outlined[keep] & (np.full(len(visible), turned) | (visible < 1 - 1e-6)))
     return targets
 
 

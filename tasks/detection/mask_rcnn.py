@@ -110,8 +110,11 @@ class MaskRCNN(FasterRCNN):
     def learn_more(
         self, features: Features, regions: Sequence[Sampled], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """`mask`, on the regions that are objects."""
-        positive = [Sampled(*(part[region.labels > 0] for part in region)) for region in regions]
+        """`mask`, on the regions that are objects with an outline: data may have boxes without."""
+        positive = [
+            Sampled(*(part[outlined(target["masks"], region)] for part in region))
+            for target, region in zip(targets, regions)
+        ]
         labels = torch.cat([region.labels for region in positive])
         logits = self.mask_logits(features, [region.boxes for region in positive], labels)
         truth = [
@@ -129,6 +132,13 @@ class MaskRCNN(FasterRCNN):
             {"masks": Masks(p.cpu().numpy(), in_file, size)}
             for p, in_file, size in zip(probabilities, to_file(boxes, pictures), pictures.file_sizes)
         ]
+
+
+def outlined(masks: Tensor, region: Sampled) -> Tensor:
+    """(r,) bool, which regions are objects whose mask, of masks (n, h, w) bool, is not empty."""
+    positive = region.labels > 0
+    has_mask = torch.cat([masks.flatten(1).any(1), masks.new_zeros(1)])  # the last for background's row of -1
+    return positive & has_mask[torch.where(positive, region.truth, -1)]
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, rows: Tensor, side: int) -> Tensor:

@@ -1,6 +1,7 @@
 """COCO's figures of detections, collected picture by picture."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +30,8 @@ class Seen(NamedTuple):
     crowd: np.ndarray
     area: np.ndarray
     truth_masks: list[Rle] | None
+    outlined: np.ndarray
+    """(n,) bool, which true objects have a mask: the others' is their box here, and ignored where masks are judged."""
     truth_keypoints: np.ndarray | None
     boxes: np.ndarray
     scores: np.ndarray
@@ -84,7 +87,7 @@ class DetectionMetric:
                 )
         for what in ("boxes", "scores", "keypoints"):
             refuse_non_finite(getattr(result, what), what, [id] * len(result))
-        truth_masks, masks = self._masks(id, result, target)
+        truth_masks, outlined, masks = self._masks(id, result, target)
         truth_keypoints, keypoints = self._keypoints(id, result, target)
         area = target.get("area")
         if area is None:
@@ -97,6 +100,7 @@ class DetectionMetric:
             crowd=target.get("crowd", np.zeros(len(boxes), bool)).astype(bool),
             area=area,
             truth_masks=truth_masks,
+            outlined=outlined,
             truth_keypoints=truth_keypoints,
             boxes=result.boxes,
             scores=result.scores,
@@ -107,15 +111,20 @@ class DetectionMetric:
 
     def _masks(
         self, id: str, result: Detections, target: dict[str, np.ndarray]
-    ) -> tuple[list[Rle] | None, list[Rle] | None]:
+    ) -> tuple[list[Rle] | None, np.ndarray, list[Rle] | None]:
         if "mask" not in self.kinds:
-            return None, None
+            return None, np.ones(len(target["box_labels"]), bool), None
         if "masks" not in target or (len(result) and result.masks is None):
             side = "truth" if "masks" not in target else "result"
             raise DataError(
                 f"{id}: masks are judged, but the {side} has none; use data and a model with masks"
             )
-        return [encode(mask) for mask in target["masks"]], result.masks.rles() if result.masks else []
+        outlined = target["masks"].any((1, 2))
+        truth = [
+            encode(mask if seen else filled(box, mask.shape))
+            for mask, box, seen in zip(target["masks"], target["boxes"].reshape(-1, 4), outlined)
+        ]
+        return truth, outlined, result.masks.rles() if result.masks else []
 
     def _keypoints(
         self, id: str, result: Detections, target: dict[str, np.ndarray]
@@ -156,6 +165,9 @@ class DetectionMetric:
         """Precision and recall of every class; computed once until more comes in."""
         if kind not in self._curves:
             truth, found = self.flat()
+            if kind == "mask":
+                outlined = [self.pictures[id].outlined for id in sorted(self.pictures)]
+                truth = replace(truth, crowd=truth.crowd | ~_joined(outlined, np.bool_))
             self._curves[kind] = average_precision(truth, found, self._counts(), kind, self.sigmas)
         return self._curves[kind]
 
@@ -205,6 +217,12 @@ class DetectionMetric:
 
     def _points(self, parts: list[Any]) -> np.ndarray | None:
         return None if self.sigmas is None else _joined(parts, np.float64, len(self.sigmas), 3)
+
+
+def filled(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) bool of the pixels whose centres lie in the box x1 y1 x2 y2."""
+    y, x = (np.arange(side) + 0.5 for side in size)
+    return ((y >= box[1]) & (y <= box[3]))[:, None] & ((x >= box[0]) & (x <= box[2]))[None]
 
 
 def _joined(parts: list[np.ndarray], dtype: type, *shape: int) -> np.ndarray:

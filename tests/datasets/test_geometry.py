@@ -519,3 +519,14 @@ def test_inverse_is_the_inverse():
     matrix = np.array([[1.2, 0.3, 4], [-0.2, 0.8, 1]])
     point = np.array([3.0, 7.0])
     np.testing.assert_allclose(move_points(move_points(point, matrix), inverse(matrix)), point, atol=1e-12)
+
+
+def test_an_object_that_never_had_an_outline_keeps_its_box_in_a_crop():
+    boxes = np.array([[2, 2, 30, 30], [4, 4, 12, 12]], np.float32)
+    masks = np.zeros((2, 40, 40), bool)
+    masks[1, 4:12, 4:12] = True
+    targets = {"boxes": boxes, "masks": masks}
+    crop = Warp(np.array([[1.0, 0, -5], [0, 1, -5]]), (20, 20))
+    moved = crop(Sample("a", np.zeros((40, 40, 3), np.uint8), targets)).targets
+    assert moved["boxes"].tolist() == [[0, 0, 20, 20], [0, 0, 7, 7]]
+    assert moved["masks"].any((1, 2)).tolist() == [False, True]

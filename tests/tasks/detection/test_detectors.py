@@ -362,3 +362,12 @@ def test_nan_is_no_picture_without_objects(layer: str) -> None:
         task.get_submodule(layer).bias.fill_(torch.nan)
     with pytest.raises(DataError, match="gives NaN"):
         model.predict(pictures)
+
+
+def test_a_box_without_an_outline_teaches_no_mask() -> None:
+    model = make("mask")
+    pictures, targets = batch(sample(THREE))
+    for target in targets:
+        target["masks"][:] = False
+    (losses,) = descend(model, pictures, targets, steps=1)
+    assert losses["mask"] == 0 and losses["box"] > 0

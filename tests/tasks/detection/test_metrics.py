@@ -290,3 +290,15 @@ def test_five_thousand_pictures_in_two_seconds() -> None:
     start = time.perf_counter()
     assert 0 < metric.compute()["box/AP"] < 1
     assert time.perf_counter() - start < 2
+
+
+def test_an_object_without_an_outline_is_no_miss_where_masks_are_judged() -> None:
+    targets = world()
+    perfect = judged(targets, ("box", "mask"))
+    for target in targets.values():
+        target["masks"][1:] = False
+    metric = DetectionMetric(CLASSES, ("box", "mask"))
+    for id, target in targets.items():
+        metric.update([id], [found(id, world()[id])], [target])
+    values = metric.compute()
+    assert values["box/AP"] == values["mask/AP"] == perfect.compute()["mask/AP"] == 1
