@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def timed_epoch(setup: Setup, run: Run) -> float:
     return time.perf_counter() - begin
 
 
-def bench_train(options: Bench) -> dict[str, float]:
+def bench_train(options: Bench) -> Iterator[dict[str, float]]:
     """Training throughput: ours in fp32 and in bf16 over the hand-written fp32 loop."""
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), PICTURES)
@@ -112,7 +112,7 @@ def bench_train(options: Bench) -> dict[str, float]:
         hand_written = HandWritten(setup, workers=1)
         rivals["torch loop"] = hand_written.epoch
         times = take_turns(rivals, options.seconds)
-    return {
+    yield {
         "train/pictures_per_second": PICTURES / statistics.median(times["fp32"]),
         "train/fp32_over_torch_loop": ratio(times, "torch loop", "fp32"),
         "train/bf16_over_torch_loop_fp32": ratio(times, "torch loop", "bf16"),
@@ -128,7 +128,7 @@ def write_scenes(folder: Path, count: int) -> None:
         write_picture(place / f"{i:04d}.jpg", sample.image)
 
 
-def bench_data(options: Bench) -> dict[str, float]:
+def bench_data(options: Bench) -> Iterator[dict[str, float]]:
     """Pictures per second on one core: decode, flip, affine warp to 512, colour jitter, boxes, tensor."""
     threads = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(0)
@@ -152,10 +152,10 @@ def bench_data(options: Bench) -> dict[str, float]:
         times = take_turns({"ours": read_all}, min(options.seconds, 20))
     cv2.setNumThreads(threads[0])
     torch.set_num_threads(threads[1])
-    return {"data/pictures_per_second_per_core": len(paths) / statistics.median(times["ours"])}
+    yield {"data/pictures_per_second_per_core": len(paths) / statistics.median(times["ours"])}
 
 
-def bench_scenes(options: Bench) -> dict[str, float]:
+def bench_scenes(options: Bench) -> Iterator[dict[str, float]]:
     """Rendered scenes per second, 128 x 128, every target, in one process."""
     scenes = Scenes(10**6)
     position = iter(range(10**6))
@@ -167,10 +167,10 @@ def bench_scenes(options: Bench) -> dict[str, float]:
         return time.perf_counter() - begin
 
     times = take_turns({"render": render}, min(options.seconds, 10))["render"]
-    return {"scenes/per_second_per_process": 20 / statistics.median(times)}
+    yield {"scenes/per_second_per_process": 20 / statistics.median(times)}
 
 
-def bench_startup(options: Bench) -> dict[str, float]:
+def bench_startup(options: Bench) -> Iterator[dict[str, float]]:
     """Seconds that `retinue --help` takes over an empty Python."""
 
     def process(code: str) -> float:
@@ -183,7 +183,7 @@ def bench_startup(options: Bench) -> dict[str, float]:
         {"help": lambda: process(code), "pass": lambda: process("pass")}, min(options.seconds, 10)
     )
     extra = statistics.median(h - p for h, p in zip(times["help"], times["pass"]))
-    return {"startup/help_seconds_over_empty_python": extra}
+    yield {"startup/help_seconds_over_empty_python": extra}
 
 
 BENCHES = {
@@ -207,9 +207,13 @@ def run(settings: dict[str, Any]) -> int:
     values: dict[str, float] = {}
     for name, bench in BENCHES.items():
         if options.what in (name, "all"):
-            found = bench(options)
-            for key, value in found.items():
-                log(f"{key:<42} {value:.3f}")
-            values |= found
-    write_json(options.json, values)
+            for found in bench(options):
+                for key, value in found.items():
+                    log(f"{key:<42} {value:.3f}")
+                values |= found
+                write_json(
+                    options.json if options.json != "-" else None, values
+                )  # a later fault loses nothing
+    if options.json == "-":
+        write_json("-", values)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from retinue.tools import benchmark, command
+from retinue.tools import bench_detection, benchmark, command
 from retinue.tools.take_turns import ratio, take_turns
 
 
@@ -50,6 +50,16 @@ def test_every_bench_gives_positive_figures(what: str, figures: set[str], capsys
     assert values.keys() == figures
     assert all(math.isfinite(value) and value > 0 for value in values.values())
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_detection_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench_detection, "NAMES", bench_detection.NAMES[:1])
+    monkeypatch.setattr(bench_detection, "peak_memory", lambda who, name: 1.0)
+    assert command.main(["bench", "detection", "seconds=0", f"json={tmp_path / 'figures.json'}"]) == 0
+    values = json.loads((tmp_path / "figures.json").read_text())
+    assert {"fasterrcnn/fp32_over_torchvision_fp32", "fasterrcnn/step_over_torchvision"} <= values.keys()
+    assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
 def test_training_bench(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
