@@ -119,7 +119,7 @@ class DetectionMetric:
             raise DataError(
                 f"{id}: masks are judged, but the {side} has none; use data and a model with masks"
             )
-        outlined = target["masks"].any((1, 2))
+        outlined = np.logical_or.reduce(target["masks"], axis=(1, 2))
         truth = [
             encode(mask if seen else filled(box, mask.shape))
             for mask, box, seen in zip(target["masks"], target["boxes"].reshape(-1, 4), outlined)
