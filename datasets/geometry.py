@@ -205,7 +205,9 @@ def move_rows(warp: Warp, targets: dict[str, np.ndarray]) -> dict[str, np.ndarra
     an outline keeps its box.
     """
     targets = dict(targets)
-    outlined = np.logical_or.reduce(targets["masks"], axis=(1, 2)) if "masks" in targets else np.zeros(0, bool)
+    outlined = (
+        np.logical_or.reduce(targets["masks"], axis=(1, 2)) if "masks" in targets else np.zeros(0, bool)
+    )
     if "boxes" in targets:
         boxes, keep, visible = clip_boxes(move_boxes(targets["boxes"], warp.matrix), warp.size)
         targets["boxes"] = boxes

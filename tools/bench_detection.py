@@ -5,10 +5,7 @@ masks and keypoints then cost what they cost on a photograph of a crowd. Predict
 a training step of two, with ten objects each.
 """
 
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -194,33 +191,9 @@ def bench_training(name: str, seconds: float) -> dict[str, float]:
     }
 
 
-def peak_memory(who: str, name: str) -> float:
-    """GB that a fresh process reaches when it predicts one picture, results in the file's pixels included."""
-    code = f"from retinue.tools.bench_detection import predict_once; predict_once({who!r}, {name!r})"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(done.stdout)
-
-
-def predict_once(who: str, name: str) -> None:
-    """Predict in this process and print the peak of its memory in GB."""
-    network = theirs(name)
-    pictures, _ = collate([picture()], MEAN, 32)
-    if who == "ours":
-        model = fused_model(ours(name, network))
-        del network
-    with torch.inference_mode():
-        if who == "ours":
-            model.predict(pictures.to("cpu", torch.channels_last))
-        else:
-            network([pictures.pixels[0, :, : SIZE[0], : SIZE[1]]])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-
-
 def bench_detection(options: Bench) -> Iterator[dict[str, float]]:
-    """Prediction, training and memory of the three detectors; `seconds` for each comparison."""
+    """Prediction and training of the three detectors; `seconds` for each comparison."""
     for name in NAMES:
         yield bench_prediction(name, options.seconds)
     for name in NAMES:
         yield bench_training(name, options.seconds)
-    memory = {who: peak_memory(who, "maskrcnn_resnet50_fpn") for who in ("ours", "theirs")}
-    yield {"maskrcnn/peak_memory_over_torchvision": memory["ours"] / memory["theirs"]}

@@ -55,7 +55,6 @@ def test_every_bench_gives_positive_figures(what: str, figures: set[str], capsys
 @pytest.mark.slow
 def test_detection_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_detection, "NAMES", bench_detection.NAMES[:1])
-    monkeypatch.setattr(bench_detection, "peak_memory", lambda who, name: 1.0)
     assert command.main(["bench", "detection", "seconds=0", f"json={tmp_path / 'figures.json'}"]) == 0
     values = json.loads((tmp_path / "figures.json").read_text())
     assert {"fasterrcnn/fp32_over_torchvision_fp32", "fasterrcnn/step_over_torchvision"} <= values.keys()
