@@ -1,6 +1,5 @@
 """Read one COCO annotation file: pictures, categories and objects, checked one by one, into flat arrays."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from retinue.datasets.annotations import Annotations
 from retinue.datasets.coco_keypoints import keypoint_classes, read_keypoints
+from retinue.datasets.json_values import load_json, shown
 from retinue.datasets.picture_files import as_bytes
 from retinue.datasets.problem import Problem
 from retinue.datasets.segments import Segments, fault
@@ -61,7 +61,7 @@ def read_coco(file: Path) -> CocoJson:
         except Fault as error:
             kind, what = error.args
             name = (
-                f"annotation {_short(one.get('id', position))}"
+                f"annotation {shown(one.get('id', position))}"
                 if isinstance(one, dict)
                 else f"number {position}"
             )
@@ -79,26 +79,12 @@ def read_coco(file: Path) -> CocoJson:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except RecursionError:
-        raise DataError(f"{file}: nested too deeply for COCO; correct it") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({str(error)[:200]}); write it again") from None
+    value = load_json(file, "COCO", "correct it")
     lists = ("images", "annotations", "categories")
     if not isinstance(value, dict) or not all(isinstance(value.get(name), list) for name in lists):
-        there = sorted(map(_short, value)) if isinstance(value, dict) else type(value).__name__
+        there = sorted(map(shown, value)) if isinstance(value, dict) else type(value).__name__
         raise DataError(f"{file}: is {str(there)[:200]}, COCO has the lists {list(lists)}; correct it")
     return value
-
-
-def _short(value: Any) -> str:
-    """A value in a message, as the file has it; huge ones are cut."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _key(id: Any) -> str | None:
@@ -112,7 +98,7 @@ def _categories(file: Path, values: list[Any]) -> list[dict[str, Any]]:
     for value in values:
         name = value.get("name") if isinstance(value, dict) else None
         if not isinstance(name, str) or not name or not name.isprintable() or _key(value.get("id")) is None:
-            raise DataError(f"{file}: category {_short(value)} has no name or no id; correct it")
+            raise DataError(f"{file}: category {shown(value)} has no name or no id; correct it")
     for what in ("name", "id"):
         seen = Counter(str(value[what]) for value in values)
         if twice := [each for each, count in seen.items() if count > 1]:
@@ -138,9 +124,9 @@ def _images(file: Path, values: list[Any], problems: list[Problem]) -> list[Imag
         entry = value if isinstance(value, dict) else {}
         name, key = entry.get("file_name"), _key(entry.get("id"))
         if key is None or key in images:
-            what = f"has no id of its own: {_short(entry.get('id'))}"
+            what = f"has no id of its own: {shown(entry.get('id'))}"
         elif not isinstance(name, str) or not 0 < len(name) <= 1000 or not name.isprintable():
-            what = f"has no file_name: {_short(name)}"
+            what = f"has no file_name: {shown(name)}"
         else:
             height, width = (
                 v if type(v) is int and 0 < v < 2**31 else 0 for v in map(value.get, ("height", "width"))
@@ -185,17 +171,17 @@ class _Objects:
     def read(self, value: Any, position: int) -> Object:
         """One entry of the list `annotations`. Raises Fault where it cannot be used."""
         if not isinstance(value, dict):
-            raise Fault("malformed annotation", f"{_short(value)} is no object")
+            raise Fault("malformed annotation", f"{shown(value)} is no object")
         picture = self.by_id.get(_key(value.get("image_id")) or "")
         if picture is None:
-            raise Fault("unknown image", f"image_id {_short(value.get('image_id'))} is not among the images")
+            raise Fault("unknown image", f"image_id {shown(value.get('image_id'))} is not among the images")
         name, (height, width) = self.images[picture].name, self.images[picture].size
         label = self.index.get(_key(value.get("category_id")) or "")
         if label is None:
-            raise Fault("unknown category", f"category_id {_short(value.get('category_id'))} in {name!r}")
+            raise Fault("unknown category", f"category_id {shown(value.get('category_id'))} in {name!r}")
         crowd = value.get("iscrowd", 0)
         if crowd not in (0, 1) or isinstance(crowd, float):
-            raise Fault("malformed annotation", f"iscrowd {_short(crowd)} in {name!r} is neither 0 nor 1")
+            raise Fault("malformed annotation", f"iscrowd {shown(crowd)} in {name!r} is neither 0 nor 1")
         outline = _drawn(value.get("segmentation"))
         if outline is not None and (what := fault(outline, *(self._size(picture, outline)))):
             raise Fault("malformed outline", f"{what}, in {name!r}")
@@ -233,7 +219,7 @@ class _Objects:
     def _keypoints(self, value: Any, name: str) -> np.ndarray:
         keypoints = read_keypoints(value, self.points)
         if keypoints is None:
-            text = f"{_short(value)} in {name!r} are not {self.points} times x, y, visibility"
+            text = f"{shown(value)} in {name!r} are not {self.points} times x, y, visibility"
             raise Fault("malformed keypoints", text)
         return keypoints
 
@@ -260,13 +246,13 @@ def _box(bbox: Any, outline: Any, size: tuple[int, int], name: str) -> tuple[flo
     elif bbox is None and outline is not None and size[0]:
         bbox = coco_mask.toBbox(Segments.of([outline]).rle(0, *size)).tolist()
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) for v in bbox):
-        raise Fault("malformed annotation", f"bbox {_short(bbox)} in {name!r} is not x, y, width, height")
+        raise Fault("malformed annotation", f"bbox {shown(bbox)} in {name!r} is not x, y, width, height")
     try:
         x, y, width, height = map(float, bbox)
     except OverflowError:
-        raise Fault("malformed annotation", f"bbox {_short(bbox)} in {name!r} holds a huge number") from None
+        raise Fault("malformed annotation", f"bbox {shown(bbox)} in {name!r} holds a huge number") from None
     if not all(math.isfinite(v) for v in (x, y, width, height)):
-        raise Fault("NaN box", f"bbox {_short(bbox)} in {name!r} is not finite")
+        raise Fault("NaN box", f"bbox {shown(bbox)} in {name!r} is not finite")
     return x, y, x + width, y + height
 
 

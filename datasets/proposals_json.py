@@ -1,12 +1,12 @@
 """Proposals as other programs write them: a json list in COCO's results format, categories left aside."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retinue.datasets.json_values import load_json, shown
 from retinue.datasets.targets import DataError
 
 
@@ -29,12 +29,7 @@ def read_boxes(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _load(path: Path) -> list[Any]:
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply for proposals; write it again") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({str(error)[:200]}); write it again") from None
+    value = load_json(path, "proposals")
     if not isinstance(value, list):
         raise DataError(f"{path}: is a {type(value).__name__}; give a list as of COCO results")
     return value
@@ -42,18 +37,18 @@ def _load(path: Path) -> list[Any]:
 
 def _read(entry: Any) -> tuple[str, list[float], float]:
     if not isinstance(entry, dict):
-        raise ValueError(f"{_short(entry)} is no object")
+        raise ValueError(f"{shown(entry)} is no object")
     name = entry.get("file_name", entry.get("image_id"))
     if type(name) is int and abs(name) < 2**63:
         name = str(name)
     if not isinstance(name, str) or not 0 < len(name) <= 250 or not name.isprintable():
-        raise ValueError(f"neither image_id nor file_name, but {_short(name)}")
+        raise ValueError(f"neither image_id nor file_name, but {shown(name)}")
     box: Any = entry.get("bbox")
     score: Any = entry.get("score")
     if not isinstance(box, list) or len(box) != 4 or not _numeric(box) or min(box[2:]) < 0:
-        raise ValueError(f"bbox {_short(box)} is not x, y, width, height")
+        raise ValueError(f"bbox {shown(box)} is not x, y, width, height")
     if not _numeric([score]):
-        raise ValueError(f"score {_short(score)} is not a finite number")
+        raise ValueError(f"score {shown(score)} is not a finite number")
     x, y, width, height = map(float, box)
     return name, [x, y, x + width, y + height], float(score)
 
@@ -61,14 +56,6 @@ def _read(entry: Any) -> tuple[str, list[float], float]:
 def _numeric(values: list[Any]) -> bool:
     """Whether all are numbers, finite in float32 too."""
     return all(type(v) in (int, float) and abs(v) < 1e30 and math.isfinite(v) for v in values)
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _best_first(boxes: list[list[float]], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,5 @@
 """Read a COCO results file: a json list of detections, checked entry by entry, into flat arrays."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from retinue.datasets.json_values import load_json, shown
 from retinue.datasets.segments import Segments, fault
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.detection.coco_engines import Found
@@ -63,12 +63,12 @@ def read_results(
         try:
             picture, label = pictures.get(_key(entry["image_id"])), labels.get(_key(entry["category_id"]))
             if picture is None:
-                raise _Fault(f"image_id {_short(entry['image_id'])} is not in the data")
+                raise _Fault(f"image_id {shown(entry['image_id'])} is not in the data")
             if label is None:
-                raise _Fault(f"category_id {_short(entry['category_id'])} is not in the data")
+                raise _Fault(f"category_id {shown(entry['category_id'])} is not in the data")
             score = entry["score"]
             if not _numeric([score]):
-                raise _Fault(f"score {_short(score)} is not a finite number")
+                raise _Fault(f"score {shown(score)} is not a finite number")
             _read(entry, keys, columns, sizes[picture])
         except KeyError as error:
             raise DataError(f"{file}: entry {position} has no {error}; it has {list(entry)[:10]}") from None
@@ -86,18 +86,13 @@ class _Fault(Exception):
 
 
 def _load(file: Path) -> list[dict[str, Any]]:
-    try:
-        value = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except RecursionError:
-        raise DataError(f"{file}: nested too deeply for results; write it again") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({str(error)[:200]}); write it again") from None
+    value = load_json(file, "results")
     if not isinstance(value, list):
         there = f"an object with {list(value)[:5]}" if isinstance(value, dict) else type(value).__name__
         raise DataError(f"{file}: is {there}, COCO results are a list of detections")
     for position, entry in enumerate(value):
         if not isinstance(entry, dict):
-            raise DataError(f"{file}: entry {position} is {_short(entry)}, not an object; correct it")
+            raise DataError(f"{file}: entry {position} is {shown(entry)}, not an object; correct it")
     return value
 
 
@@ -123,14 +118,6 @@ def _key(id: Any) -> str:
     return str(id) if type(id) is int and abs(id) < 2**63 else ""
 
 
-def _short(value: Any, most: int = 60) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
 def _numeric(values: Any) -> bool:
     """Whether all are numbers, finite in float64 too."""
     try:
@@ -147,14 +134,14 @@ def _read(entry: dict[str, Any], keys: list[str], columns: _Columns, size: np.nd
     if "bbox" in keys:
         box = entry["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not _numeric(box):
-            raise _Fault(f"bbox {_short(box)} is not four finite numbers x, y, width, height")
+            raise _Fault(f"bbox {shown(box)} is not four finite numbers x, y, width, height")
         columns.boxes.append(box)
     if "segmentation" in keys:
         columns.masks.append(_mask(entry["segmentation"], size))
     if "keypoints" in keys:
         points = entry["keypoints"]
         if not isinstance(points, list) or len(points) % 3 or not _numeric(points):
-            raise _Fault(f"keypoints {_short(points)} are not finite x, y, visibility for each point")
+            raise _Fault(f"keypoints {shown(points)} are not finite x, y, visibility for each point")
         if columns.keypoints and len(points) != len(columns.keypoints[0]):
             raise _Fault(
                 f"{len(points) // 3} keypoints, the entries before it have {len(columns.keypoints[0]) // 3}"
@@ -166,7 +153,7 @@ def _mask(written: Any, size: np.ndarray) -> Rle:
     stated = written.get("size") if isinstance(written, dict) else None
     if not size[0] and isinstance(stated, list) and len(stated) == 2:
         if not all(type(side) is int and 0 < side < 2**15 for side in stated):
-            raise _Fault(f"segmentation of size {_short(stated)}")
+            raise _Fault(f"segmentation of size {shown(stated)}")
         size[:] = stated
     height, width = (int(side) for side in size)
     if not height:

@@ -21,47 +21,10 @@ from retinue.datasets.targets import Pictures, Sample, collate
 from retinue.tasks.detection import published
 from retinue.tasks.detection.results import Detections
 from retinue.tasks.task import Model
+from retinue.tools.bench_detection import finds_objects
 
 SURVIVE = 50
 """Detections a picture without which a comparison says little."""
-
-
-def spread(network: nn.Module, pictures: list[Tensor]) -> None:
-    """Give a random detector the statistics of its own activations, and heads that find something everywhere."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.7, 1.3)
-        nn.init.normal_(norm.bias, 0, 0.2)
-
-    def measure(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        module.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        module.running_var.copy_(inputs[0].var((0, 2, 3)))
-
-    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    predictor = network.roi_heads.box_predictor
-    spreads = {
-        network.rpn.head.cls_logits: 1.5,
-        network.rpn.head.bbox_pred: 0.3,
-        predictor.cls_score: 2.5
-        if predictor.cls_score.out_features > 2
-        else 0.5,  # near 1, ties are no order
-        predictor.bbox_pred: 1.0,
-    }
-    for layer in spreads:
-        nn.init.normal_(layer.weight, 0, 10)
-        nn.init.zeros_(layer.bias)
-    hooks += [layer.register_forward_hook(partial(rescale, deviation=d)) for layer, d in spreads.items()]
-    with torch.no_grad():
-        network(pictures)
-    for one in hooks:
-        one.remove()
-
-
-def rescale(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, deviation: float) -> Tensor:
-    """Shrink the layer, at each map that it reads, to outputs of no more than this standard deviation."""
-    factor = (deviation / output.std()).clamp(max=1)
-    layer.weight.mul_(factor)
-    return output * factor
 
 
 def plain(name: str, **settings: object) -> nn.Module:
@@ -128,7 +91,7 @@ def pairing(want: dict[str, np.ndarray], got: Detections, scores_to: float) -> n
 
 def pair(name: str, eps: float | None, network: nn.Module, few: bool = True) -> tuple[nn.Module, Model]:
     """torchvision's detector, and ours with its weights; `few`: less than published of all, for the test's time."""
-    spread(network.eval(), batch([(160, 192), (192, 160)], 7)[0])
+    finds_objects(network.eval(), batch([(160, 192), (192, 160)], 7)[0])
     model = published.construct(name, eps)
     published.insert(model, network.state_dict(), "here")
     if few:
