@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from retinue.datasets.rle import fills, run_lengths
+
 Written = list[list[float]] | dict[str, Any] | None
 """What COCO writes as `segmentation`: rings [x, y, x, y, ...], {"size": [h, w], "counts": text or run lengths},
 or None where an object has no outline."""
@@ -161,7 +163,7 @@ def fault(written: Any, height: int, width: int) -> str:
         runs = np.array(counts, np.int64)
     else:
         runs = None
-    if runs is None or not len(runs) or runs.min() < 0 or runs.sum() != height * width:
+    if not fills(runs, height, width):
         return f"run-length code {str(counts)[:40]!r} does not fill {height} x {width} pixels"
     return ""
 
@@ -176,27 +178,6 @@ def _ring_fault(ring: Any, height: int, width: int) -> str:
     if not (-reach <= min(ring) and max(ring) <= reach) or math.isnan(sum(ring)):
         return f"polygon {str(ring)[:60]} leaves the picture of {width} x {height} by far"
     return ""
-
-
-def run_lengths(text: str | bytes) -> np.ndarray | None:
-    """COCO's compressed code -> run lengths (n,) int64; None where it is none.
-
-    Base 32 from the lowest digit, 48 added, bit 5 set on all but a number's last; from the fourth number on what
-    is written is the difference to the last but one.
-    """
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
-    last = np.flatnonzero(~codes & 32)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (last - first).max() > 6:
-        return None
-    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
-    runs = np.add.reduceat((codes & 31) << 5 * place, first)
-    runs = np.where(codes[last] & 16, runs - (1 << 5 * (last - first + 1)), runs)
-    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
-    return runs
 
 
 def _nothing(height: int, width: int) -> np.ndarray:

@@ -8,12 +8,13 @@ import numpy as np
 
 from retinue.datasets.coco_json import read_coco
 from retinue.datasets.formats import evaluation_split, open_splits
+from retinue.datasets.rle import Rle
 from retinue.datasets.segments import Segments
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.detection.average_precision import average_precision, flat_figures
 from retinue.tasks.detection.coco_engines import Counts, Truth
 from retinue.tasks.detection.diagnosis import diagnose, missing
-from retinue.tasks.detection.masks import Rle, encode
+from retinue.tasks.detection.masks import encode
 from retinue.tools.results_file import Results, read_results
 
 

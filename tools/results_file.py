@@ -10,11 +10,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from retinue.datasets.json_values import load_json, shown
+from retinue.datasets.rle import Rle
 from retinue.datasets.segments import Segments, fault
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.detection.coco_engines import Found
 from retinue.tasks.detection.coco_results import image_id
-from retinue.tasks.detection.masks import Rle
 
 KINDS = {"bbox": "box", "segmentation": "mask", "keypoints": "keypoints"}
 """A result's key -> what it is."""

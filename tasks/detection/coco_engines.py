@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinue.tasks.detection.masks import Rle
+from retinue.datasets.rle import Rle
 
 try:
     import hotcoco

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retinue.datasets.rle import is_rle
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.detection.masks import EncodedMasks, box_of, encode, is_rle
+from retinue.tasks.detection.masks import EncodedMasks, box_of, encode
 from retinue.tasks.detection.results import Detections
 
 Record = dict[str, Any]

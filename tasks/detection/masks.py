@@ -6,16 +6,15 @@ one mask is ever painted at a time.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from retinue.datasets.rle import Rle, is_rle
+
 THRESHOLD = 0.5
 """A pixel belongs to an object where its probability is above this."""
-
-Rle = dict[str, Any]
-"""COCO's compressed run-length code: {"size": [height, width], "counts": str}, column by column."""
 
 
 class InstanceMasks(Protocol):
@@ -170,32 +169,6 @@ def box_of(code: Rle) -> np.ndarray:
     """(4,) float64: the tight box x1 y1 x2 y2 of a code that `is_rle`; zeros for an empty mask."""
     x, y, width, height = coco_mask.toBbox(code)
     return np.array([x, y, x + width, y + height])
-
-
-def is_rle(code: object, size: tuple[int, int]) -> bool:
-    """Whether it is COCO's compressed code of a picture of `size`: pycocotools' C code trusts whatever it is given.
-
-    Its text holds numbers in base 32, the lowest digit first: 48 is added, bit 5 marks that another digit follows, and
-    from the third run on each is written as its difference to the last but one.
-    """
-    if not isinstance(code, dict) or not isinstance(code.get("counts"), str):
-        return False
-    (height, width), stated = size, code.get("size")
-    if not isinstance(stated, list | tuple) or list(stated) != [height, width]:
-        return False
-    digits = np.frombuffer(code["counts"].encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
-    if not len(digits) or digits[-1] & 32:
-        return False
-    last = np.flatnonzero(~digits & 32)
-    first = np.concatenate([[0], last[:-1] + 1])
-    lengths = last - first + 1
-    if digits.min() < 0 or digits.max() > 63 or lengths.max() > 7:
-        return False
-    place = np.arange(len(digits)) - np.repeat(first, lengths)
-    runs = np.add.reduceat((digits & 31) << 5 * place, first)
-    runs -= np.where(digits[last] & 16, 1 << 5 * lengths, 0)
-    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
-    return bool(runs.min() >= 0 and runs.sum() == height * width)
 
 
 def _grown(box: np.ndarray, cells: int) -> list[int]:

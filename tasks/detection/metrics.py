@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from retinue.datasets.rle import Rle
 from retinue.datasets.targets import ClassMap, DataError, Target
 from retinue.tasks.detection.average_precision import (
     Curves,
@@ -17,7 +18,7 @@ from retinue.tasks.detection.average_precision import (
 from retinue.tasks.detection.coco_engines import IOU_TYPES, Counts, Found, Truth, mask_areas
 from retinue.tasks.detection.diagnosis import diagnose, missing
 from retinue.tasks.detection.judged import JudgedBoxes, PictureBoxes
-from retinue.tasks.detection.masks import Rle, encode
+from retinue.tasks.detection.masks import encode
 from retinue.tasks.detection.results import Detections
 
 

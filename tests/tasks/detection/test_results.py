@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from retinue.datasets.rle import is_rle
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.detection.masks import EncodedMasks, Masks, encode, encode_crop, is_rle, union
+from retinue.tasks.detection.masks import EncodedMasks, Masks, encode, encode_crop, union
 from retinue.tasks.detection.results import Detections
 
 CLASSES = ClassMap(("person", "dog", "kite"), (1, 18, 38))
@@ -112,24 +113,10 @@ def test_a_crops_code_is_that_of_the_whole_picture(data: st.DataObject) -> None:
     assert (union(again) == canvas).all()
 
 
-@pytest.mark.parametrize("counts", ["", "0", "99", "P", "ooooooooooooo", "04\x00", "ü", 3, None, b"04", [4]])
-def test_what_is_no_code_never_reaches_pycocotools(counts: object) -> None:
-    code = {"size": [2, 2], "counts": counts}
-    assert not is_rle(code, (2, 2))
+@pytest.mark.parametrize("code", [{"size": [2, 2], "counts": "P"}, {"size": [2, 3], "counts": "6"}, {}, None])
+def test_what_is_no_code_never_reaches_pycocotools(code: object) -> None:
     with pytest.raises(ValueError, match="no run-length code"):
-        EncodedMasks((code,), (2, 2))
-
-
-@pytest.mark.parametrize("size", [None, 4, "22", {2: 2}, [2], [2, 2, 1], [[2], 2]])
-def test_what_is_no_size_is_no_code(size: object) -> None:
-    assert not is_rle({"size": size, "counts": encode(np.ones((2, 2), bool))["counts"]}, (2, 2))
-
-
-def test_a_code_of_another_size_is_refused() -> None:
-    code = encode(np.ones((2, 3), bool))
-    assert (
-        is_rle(code, (2, 3)) and not is_rle(code, (3, 2)) and not is_rle({"counts": code["counts"]}, (2, 3))
-    )
+        EncodedMasks((code,), (2, 2))  # type: ignore[arg-type]
 
 
 def test_only_those_above_a_score_are_shown() -> None:
