@@ -6,6 +6,7 @@ from typing import Any
 from retinue.backbones.alexnet import alexnet
 from retinue.backbones.backbone import Backbone, is_norm
 from retinue.backbones.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
+from retinue.backbones.dilate import dilate
 from retinue.backbones.efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -113,6 +114,7 @@ def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
     """The backbone called `name`, with `weights` and `options` as its builder takes them.
 
     `norm_eps` replaces the builder's epsilon of all batch norms: published detectors were trained with others.
+    `max_stride` turns the strides of deeper stages into dilations (`dilate`).
     Every builder's backbone remembers its options: `build(b.architecture, **b.options)` gives the same modules.
     Raises WeightsError for an unknown name.
     """
@@ -120,6 +122,10 @@ def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
         return set_norm_eps(
             build(name, weights, **{k: v for k, v in options.items() if k != "norm_eps"}), options["norm_eps"]
         )
+    if "max_stride" in options:
+        backbone = build(name, weights, **{k: v for k, v in options.items() if k != "max_stride"})
+        dilate(backbone, options["max_stride"])
+        return backbone
     if name.startswith("timm/"):
         return from_timm(name.removeprefix("timm/"), weights, **options)
     if name == "fpn" and "body" in options:  # what an FPN remembers: its body, and how it reads it
