@@ -15,6 +15,9 @@ from torch import Tensor, fx, nn
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.rewrite import Tracer, fuse_graph, overwrite, own_tensors
 
+LISTS = (nn.ModuleList, nn.ModuleDict)
+"""Their parts are called by the module that has them; all others of torch's own call theirs."""
+
 
 def fuse(module: nn.Module, dtype: torch.dtype | None = None, packed: bool = True) -> nn.Module:
     """A copy for inference that computes what `module` does in evaluation mode, in `dtype` (its own where None).
@@ -131,7 +134,7 @@ def _by_itself(module: nn.Module) -> nn.Module:
 def _fuse_parts(module: nn.Module, dtype: torch.dtype, packed: bool) -> nn.Module:
     if fused := fuse_graph(module, dtype, packed):
         return fused
-    if Tracer().is_leaf_module(module, ""):  # torch's own modules know their parts
+    if Tracer().is_leaf_module(module, "") and not isinstance(module, LISTS):
         return _by_itself(module)
     own_tensors(module)
     for name, child in list(module.named_children()):

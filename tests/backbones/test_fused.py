@@ -184,6 +184,27 @@ def test_a_backbone_that_cannot_be_traced_keeps_its_own_code(spread):
             assert value.dtype == dtype and rms(value, backbone(pictures())[level]) < bound
 
 
+class Steps(nn.Module):
+    """Code that no tracer follows, over parts in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)) for _ in range(2))
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x) if min(x.shape) else x
+        return x
+
+
+def test_parts_in_a_list_are_fused_where_the_whole_cannot_be():
+    network, x = Steps().eval(), torch.rand(1, 4, 9, 9)
+    fast = fuse(network, torch.bfloat16)
+    assert sum(isinstance(m, FusedConv2d) for m in fast.modules()) == 2
+    torch.testing.assert_close(fuse(network)(x), network(x))
+    torch.testing.assert_close(fast(x.bfloat16()).float(), network(x), atol=0.05, rtol=0.05)
+
+
 @NEEDS_ONEDNN
 def test_the_private_calls_are_used_where_they_are():
     fast = fuse(construct("resnet18"))
