@@ -2,17 +2,18 @@
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 import retinue.datasets
-from retinue.datasets.targets import ClassMap, DataError, Sample
+from retinue.datasets.targets import KEYS, ClassMap, DataError, Sample
 
 
 class Dataset(Protocol):
@@ -20,8 +21,9 @@ class Dataset(Protocol):
 
     A data set of files may also have `path(i)`, `without(bad)`, `skipped` and `remarks` (sentences for the user);
     one with classes `class_counts()` and `with_classes(classes)`; one with objects `empty`, the number of pictures
-    without any; one that knows more of what is wrong with it `problems()`. `splits`, `describe` and `check` use
-    them where they are.
+    without any; one with masks of classes `pixel_counts()` and `ignored`; one whose `semantic` has other classes than
+    its objects `semantic_classes` and `with_semantic_classes(classes)`; one that knows more of what is wrong with it
+    `problems()`. `splits`, `describe` and `check` use them where they are.
     """
 
     keys: frozenset[str]
@@ -35,20 +37,34 @@ class Dataset(Protocol):
 
 
 def format_modules() -> dict[str, ModuleType]:
-    """Format name (its module's last part) -> the module, for each that defines `splits(source)`."""
+    """Format name (its module's last part) -> the module, for each that defines `splits(source)`.
+
+    A module may also name the most target keys that its data have, `TARGETS`. Where masks may need an explanation,
+    its `splits` takes `values`.
+    """
     names = sorted(info.name for info in pkgutil.iter_modules(retinue.datasets.__path__))
     modules = {name: importlib.import_module(f"retinue.datasets.{name}") for name in names}
     return {name: module for name, module in modules.items() if callable(getattr(module, "splits", None))}
 
 
 def open_splits(
-    source: str, classes: ClassMap | None = None, format: str | None = None
+    source: str,
+    classes: ClassMap | None = None,
+    format: str | None = None,
+    keys: frozenset[str] = frozenset(),
+    values: str | None = None,
 ) -> dict[str, Dataset]:
     """The splits of a data set, "train", "val", "test" as far as it has them, in whatever format it is.
 
-    classes: the classes to number by, a trained model's for instance; without it the data's own are used.
+    classes: the classes to number by, a trained model's for instance; without it the data's own are used. Where
+    `keys` has "semantic", they number that, else labels and boxes.
     format: the name of the format, where more than one would do.
-    Raises DataError: no format fits, or more than one; the classes differ and cannot be matched.
+    keys: the target keys that are needed. Of several formats that fit, those count that give them all; without `keys`
+    a folder is opened for its boxes or labels rather than for masks of classes.
+    values: what the values in masks mean, "0:background,255:object,11:ignore" or a file of such lines, where that is
+    not in the data (`mask_classes.stated`).
+    Raises DataError: no format fits, or more than one; the classes differ and cannot be matched; `values` for a format
+    without such masks.
     """
     modules = format_modules()
     if format is not None and format not in modules:
@@ -56,19 +72,41 @@ def open_splits(
             f"format={format!r} is unknown{_like(format, list(modules))}; known are {list(modules)}"
         )
     asked = {format: modules[format]} if format else modules
-    found, faults = {}, []
-    for name, module in asked.items():
-        try:
-            if splits := module.splits(source):
-                found[name] = splits
-        except DataError as error:
-            faults.append(error)  # the last word only if no other format fits
-    if not found:
+    if values is not None:
+        asked = {name: module for name, module in asked.items() if _takes_values(module)}
+        if not asked:
+            raise DataError(f"values={values}: format={format} has no masks of classes; leave values= out")
+    found: dict[str, dict[str, Dataset]] = {}
+    faults: list[DataError] = []
+    for candidates in _rounds(asked, keys):
+        for name, module in candidates.items():
+            try:
+                if splits := module.splits(source, values) if values is not None else module.splits(source):
+                    found[name] = splits
+            except DataError as error:
+                faults.append(error)  # the last word only if no other format fits
+        if found:
+            break
+    complete = {name for name, splits in found.items() if keys <= next(iter(splits.values())).keys}
+    if not complete and (faults or not found):
         raise faults[0] if faults else DataError(_nothing_found(source, asked))
+    found = {name: splits for name, splits in found.items() if name in complete or not complete}
     if len(found) > 1:
         raise DataError(f"{source}: could be {' or '.join(found)}; choose one with format=NAME")
     (splits,) = found.values()
-    return {name: _numbered(name, part, classes) for name, part in splits.items()} if classes else splits
+    semantic = "semantic" in keys
+    return {n: _numbered(n, part, classes, semantic) for n, part in splits.items()} if classes else splits
+
+
+def _takes_values(module: ModuleType) -> bool:
+    return "values" in inspect.signature(module.splits).parameters
+
+
+def _rounds(modules: dict[str, ModuleType], keys: frozenset[str]) -> list[dict[str, ModuleType]]:
+    """The formats to ask first, and those to ask where none of these fits: reading many masks in vain takes time."""
+    targets = {name: getattr(module, "TARGETS", frozenset(KEYS)) for name, module in modules.items()}
+    first = {name for name, own in targets.items() if (keys <= own if keys else own != {"semantic"})}
+    return [{n: m for n, m in modules.items() if (n in first) == likely} for likely in (True, False)]
 
 
 def evaluation_split(splits: dict[str, Dataset]) -> str:
@@ -79,12 +117,14 @@ def evaluation_split(splits: dict[str, Dataset]) -> str:
     raise DataError(f"no split val or test to evaluate on, only {list(splits)}; add one")
 
 
-def _numbered(name: str, part: Dataset, classes: ClassMap) -> Dataset:
-    """The split with the indices of the given classes."""
-    own = part.classes
+def _numbered(name: str, part: Dataset, classes: ClassMap, semantic: bool) -> Dataset:
+    """The split with the indices of the given classes, of `semantic` or of all else."""
+    apart = semantic and hasattr(part, "semantic_classes")
+    own = part.semantic_classes if apart else part.classes
     if own is None or (own.names, own.ids) == (classes.names, classes.ids):
         return part
-    renumber: Callable[[ClassMap], Dataset] | None = getattr(part, "with_classes", None)
+    method = "with_semantic_classes" if apart else "with_classes"
+    renumber: Callable[[ClassMap], Dataset] | None = getattr(part, method, None)
     if renumber is not None:
         return renumber(classes)
     missing = [n for n in own.names if n not in classes.names]
@@ -146,12 +186,22 @@ def _class_names(classes: ClassMap) -> list[str]:
 
 def _counts(part: Dataset) -> str:
     text = ""
+    if hasattr(part, "pixel_counts"):
+        return _shares(part)
     counts: Callable[[], np.ndarray] | None = getattr(part, "class_counts", None)
     if counts is not None and part.classes is not None:
         text = ": " + _shortened([f"{n} {c}" for n, c in zip(part.classes.names, counts())])
     if empty := getattr(part, "empty", 0):
         text += f"; {empty} without objects"
     return text
+
+
+def _shares(part: Any) -> str:
+    """The parts of the pixels that are of each class, and the part that is ignored."""
+    counts = part.pixel_counts()
+    total = max(int(counts.sum()) + part.ignored, 1)
+    shares = [f"{name} {count / total:.2%}" for name, count in zip(part.classes.names, counts.tolist())]
+    return f": {_shortened(shares)}; ignored {part.ignored / total:.2%}"
 
 
 def _shortened(words: list[str], most: int = 20) -> str:

@@ -17,8 +17,8 @@ from retinue.datasets.targets import ClassMap, DataError
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 NO_CLASS = re.compile(
-    r"(jpeg|png)?images?|imgs?|labels?|masks?|[a-z]+masks|annot\w*|gt|ground_?truth|depth|segment\w*|imagesets|"
-    r"(train|val|test)20\d\d"
+    r"(jpeg|png)?images?|imgs?|labels?|masks?|[a-z]+masks|annot\w*|gt|gtfine|ground_?truth|depth|segment\w*|imagesets|"
+    r"(train|val|test)20\d\d|leftimg8bit"
 )
 """Folder names (lower case) of formats in which a folder is not a class."""
 

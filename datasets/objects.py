@@ -213,7 +213,7 @@ HELD_OUT = (
 )
 
 
-Whole = TypeVar("Whole", bound=ObjectPictures)
+Whole = TypeVar("Whole", bound=PictureFiles)
 
 
 def divided(whole: Whole) -> dict[str, Whole]:

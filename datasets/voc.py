@@ -19,6 +19,9 @@ PICTURES = ("JPEGImages", "images", "Images")
 XML = ("Annotations", "annotations")
 """What the two folders are called, the devkit's names first."""
 
+TARGETS = frozenset({"boxes", "box_labels", "crowd"})
+"""What the data can give."""
+
 
 class PascalVoc(ObjectPictures):
     """One split in this format."""
@@ -128,14 +131,14 @@ def first_pixel(pictures: Iterable[VocPicture]) -> tuple[int, str]:
 
 def _layouts(root: Path) -> dict[str, Layout]:
     """Split -> where it lies; "all" where there are no splits, {} where this is not our format."""
-    devkits = [folder for folder in (root, *_nested(root)) if _folders(folder)]
+    devkits = [folder for folder in (root, *nested_devkits(root)) if _folders(folder)]
     if len(devkits) > 1 and devkits[0] != root:
         raise DataError(f"{root}: holds {[str(d.relative_to(root)) for d in devkits]}; name one of them")
     for folder in devkits[:1]:
         pictures, xml = _folders(folder) or (folder, folder)
-        lists = _lists(folder / "ImageSets/Main")
+        lists = split_lists(folder / "ImageSets/Main")
         if lists:
-            return {name: Layout(folder, pictures, xml, _stems(file)) for name, file in lists.items()}
+            return {name: Layout(folder, pictures, xml, read_list(file)) for name, file in lists.items()}
         return {"all": Layout(folder, pictures, xml, None)}
     inside = {
         name: folder for name, folder in split_folders(root).items() if _beside(folder) or _folders(folder)
@@ -146,7 +149,8 @@ def _layouts(root: Path) -> dict[str, Layout]:
     return {"all": Layout(root, root, root, None)} if _beside(root) else {}
 
 
-def _nested(root: Path) -> list[Path]:
+def nested_devkits(root: Path) -> list[Path]:
+    """Folders below that are called as the challenges' data sets are."""
     return sorted(
         path for pattern in ("VOC*", "VOCdevkit/VOC*") for path in root.glob(pattern) if path.is_dir()
     )
@@ -166,7 +170,7 @@ def _beside(folder: Path) -> bool:
     return bool(stems) and any(stem in stems and suffix.lower() in IMAGE_SUFFIXES for stem, suffix in names)
 
 
-def _lists(folder: Path) -> dict[str, Path]:
+def split_lists(folder: Path) -> dict[str, Path]:
     """Split -> its list. trainval stands for train where there is no train."""
     there = {name: folder / f"{name}.txt" for name in ("train", "val", "trainval", "test")}
     there = {name: file for name, file in there.items() if file.is_file()}
@@ -174,8 +178,8 @@ def _lists(folder: Path) -> dict[str, Path]:
     return there if "train" in there or trainval is None else {"train": trainval, **there}
 
 
-def _stems(file: Path) -> list[str]:
-    """The pictures that a list names, once each."""
+def read_list(file: Path) -> list[str]:
+    """The pictures that a list names, once each. DataError where it cannot be read."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

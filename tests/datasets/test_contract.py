@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from retinue.datasets.formats import describe, format_modules, open_splits
 from retinue.datasets.targets import KEYS, Sample
@@ -81,6 +82,28 @@ def mask_folder(root: Path) -> str:
     return str(root)
 
 
+def mask_pairs(root: Path) -> str:
+    for i, split in enumerate(("train", "val")):
+        picture(root / f"images/{split}/{i}.png", 50 * i)
+        (root / f"labels/{split}").mkdir(parents=True)
+        mask = np.zeros((20, 30), np.uint8)
+        mask[3:12, 2:10] = i + 1
+        cv2.imwrite(str(root / f"labels/{split}/{i}.png"), mask)
+    return str(root)
+
+
+def voc_semantic(root: Path) -> str:
+    for i, split in enumerate(("train", "val")):
+        picture(root / f"JPEGImages/{i}.png", 50 * i)
+        mask = Image.fromarray(np.full((20, 30), 15, np.uint8))
+        mask.putpalette(list(range(255, -1, -1)) * 3)
+        (root / "SegmentationClass").mkdir(exist_ok=True)
+        mask.save(root / f"SegmentationClass/{i}.png")
+        (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{i}\n")
+    return str(root)
+
+
 def yolo(root: Path) -> str:
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
     for i, split in enumerate(("train", "val")):
@@ -97,6 +120,8 @@ SMALLEST: dict[str, Callable[[Path], str]] = {
     "yolo": yolo,
     "coco": coco,
     "mask_folder": mask_folder,
+    "mask_pairs": mask_pairs,
+    "voc_semantic": voc_semantic,
     "scenes": lambda root: "scenes:3",
 }
 """For each format, a function that writes a tiny copy of its layout and returns the source to open."""

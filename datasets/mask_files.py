@@ -1,0 +1,170 @@
+"""Mask files: what each pixel holds, a number or a colour, read exactly or refused by name."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from retinue.datasets.exif import tiff_directories
+from retinue.datasets.pictures import PictureError, orient, read_header, read_indices, read_picture
+
+EXACT = ("PNG", "BMP", "GIF", "PPM", "TIFF")
+"""Formats that keep every pixel as it was written."""
+
+MOST = 4096
+"""More different values in one file are a picture, not a mask."""
+
+BETWEEN = 0.06
+"""Of the places where a class ends, the share whose pixel lies between its two neighbours' values. Unmixed masks have
+less than 0.04 (all 701 of CamVid, under any numbering that was tried, and shrunk to 0.3 by nearest neighbour); bilinear
+and bicubic resizing by 0.3 to 3 makes 0.07 to 0.55 of it."""
+
+EDGES = 50
+"""On fewer such places nothing is said."""
+
+MIXTURES = 6
+"""So many different triples of values are no rings of one class around another, but mixtures."""
+
+
+@dataclass(frozen=True)
+class MaskSeen:
+    """What reading one mask beside its picture found.
+
+    codes: (k,) int64, the values that occur, sorted; counts: (k,) int64, the pixels of each. frame: the EXIF
+    orientation by which the mask must be turned with its picture, 1 for none. mixed: the share of in-between pixels
+    where it is suspicious, else 0. fault: why it cannot be used, "reason; remedy", or "".
+    """
+
+    codes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    frame: int = 1
+    mixed: float = 0.0
+    fault: str = ""
+
+
+def read_codes(path: Path, by_colour: bool = False) -> np.ndarray:
+    """What a mask's pixels hold, upright: numbers (h, w) uint8 or uint16, or colours (h, w) uint32, 0xRRGGBB.
+
+    Of a palette the indices are the numbers, its entries the colours. A grey v is the colour v, v, v; and a file in
+    colours of which every pixel is a grey holds numbers.
+    Raises PictureError: what cannot be read whole; lossy formats; pixels that are transparent; colours of 16 bits, and
+    colours where numbers are asked for.
+    """
+    header = read_header(path)
+    if header.format not in EXACT:
+        raise PictureError(
+            f"{path}: is a {header.format}, which may blur classes into others; write masks as PNG"
+        )
+    numbers = header.mode in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+    if numbers and header.format == "TIFF" and header.mode != "P":
+        if not by_colour:
+            return _tiff_numbers(path)
+    elif numbers and not by_colour:
+        return read_indices(path)
+    if header.bits == 16:
+        raise PictureError(f"{path}: has 16-bit {header.mode} values where colours are 8-bit; write it so")
+    image = read_picture(path, 4).image
+    if clear := int((image[..., 3] < 255).sum()):
+        reason = f"{clear:,} of its pixels are transparent, so that their class is not sure"
+        raise PictureError(f"{path}: {reason}; write it without alpha")
+    if by_colour:
+        red, green, blue = (image[..., i].astype(np.uint32) for i in range(3))
+        return red << 16 | green << 8 | blue
+    if not ((image[..., 0] == image[..., 1]) & (image[..., 1] == image[..., 2])).all():
+        raise PictureError(
+            f"{path}: is in colours, {_some_colours(image)}; write classes as numbers, or a table of the classes' "
+            "colours (class_dict.csv: name,r,g,b)"
+        )
+    return np.ascontiguousarray(image[..., 0])
+
+
+def _tiff_numbers(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        tags = next(tiff_directories(file), {})
+    if 262 in tags and tags[262].value == 0:
+        raise PictureError(
+            f"{path}: is a TIFF that counts from white, so its numbers are not sure; write a PNG"
+        )
+    return np.ascontiguousarray(read_picture(path, 1, keep_depth=True).image[..., 0])
+
+
+def _some_colours(image: np.ndarray) -> str:
+    colours = np.unique(
+        image[..., :3].reshape(-1, 3)[:: max(1, image.shape[0] * image.shape[1] // 10_000)], axis=0
+    )
+    shown = ", ".join(str(tuple(colour)) for colour in colours[-3:].tolist())
+    return f"{shown} for instance"
+
+
+def look(picture: Path, mask: Path, by_colour: bool = False) -> MaskSeen:
+    """Read a picture's header and its whole mask.
+
+    A mask whose size is the stored one of a picture that EXIF turns by a quarter was made without EXIF, and is turned
+    with the picture.
+    """
+    try:
+        header = read_header(picture)
+    except PictureError as error:
+        return MaskSeen(fault=str(error).removeprefix(f"{picture}: "))
+    try:
+        pixels = read_codes(mask, by_colour)
+    except PictureError as error:
+        return MaskSeen(fault=f"its mask {error}")
+    frame = 1
+    if pixels.shape != header.size:
+        if pixels.shape != header.size[::-1] or header.orientation < 5:
+            (height, width), (h, w) = pixels.shape, header.size
+            reason = f"its mask {mask} is {width}x{height}, the picture {w}x{h}"
+            return MaskSeen(
+                fault=f"{reason}; put the picture's own mask there, resized by nearest neighbour only"
+            )
+        frame = header.orientation
+    codes, counts = _histogram(pixels)
+    if len(codes) > MOST:
+        reason = f"its mask {mask} has {len(codes):,} different values"
+        return MaskSeen(
+            fault=f"{reason}; it is a picture, or was resized or compressed: write one value a class"
+        )
+    mixed, mixtures = (0.0, 0) if by_colour else in_between(pixels)
+    if mixed >= BETWEEN and mixtures >= MIXTURES:
+        reason = f"its mask {mask} has in-between values on {mixed:.0%} of the borders of its classes"
+        return MaskSeen(
+            fault=f"{reason}, as bilinear resizing makes them; resize masks by nearest neighbour only"
+        )
+    return MaskSeen(codes, counts, frame, mixed if mixed >= BETWEEN else 0.0)
+
+
+def upright(pixels: np.ndarray, frame: int) -> np.ndarray:
+    """A mask (h, w) turned with its picture; `frame` as in `MaskSeen`."""
+    return pixels if frame == 1 else np.ascontiguousarray(orient(pixels, frame))
+
+
+def _histogram(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values that occur, sorted, and how often: (k,) int64 both."""
+    if pixels.dtype == np.uint32:
+        codes, counts = np.unique(pixels, return_counts=True)
+        return codes.astype(np.int64), counts.astype(np.int64)
+    counts = np.bincount(pixels.ravel())
+    codes = np.flatnonzero(counts)
+    return codes.astype(np.int64), counts[codes].astype(np.int64)
+
+
+def in_between(pixels: np.ndarray) -> tuple[float, int]:
+    """How far a mask (h, w) of numbers looks as if it had been resized by interpolation.
+
+    Returns, of the places in rows and columns where the pixels before and after one differ, the share of those where it
+    lies strictly between the two, and in how many different triples of values; 0, 0 where there are too few places
+    (`EDGES`), or so many that the mask is noise.
+    """
+    triples, edges, places = [], 0, 0
+    for plane in (pixels, pixels.T):
+        before, here, after = plane[:, :-2], plane[:, 1:-1], plane[:, 2:]
+        edges += np.count_nonzero(before != after)
+        places += before.size
+        found = ((before < here) & (here < after)) | ((before > here) & (here > after))
+        low, high = np.minimum(before, after)[found], np.maximum(before, after)[found]
+        triples.append(np.stack([low, here[found], high]))
+    between = np.concatenate(triples, 1).astype(np.int64)
+    if edges < EDGES or 2 * edges > places:
+        return 0.0, 0
+    return between.shape[1] / edges, len(np.unique(between[0] << 32 | between[1] << 16 | between[2]))
