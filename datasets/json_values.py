@@ -1,6 +1,8 @@
 """JSON that others wrote: read without surprises, its values shown in messages."""
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ def load_json(file: Path, what: str, nested: str = "write it again") -> Any:
         raise DataError(f"{file}: nested too deeply for {what}; {nested}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({str(error)[:200]}); write it again") from None
+
+
+def numeric(values: Iterable[Any], most: float = sys.float_info.max) -> bool:
+    """Whether all are plain numbers, finite and no larger than `most`; true and false are none."""
+    return all(type(value) in (int, float) and abs(value) <= most for value in values)  # which NaN is not
 
 
 def shown(value: Any, most: int = 60) -> str:

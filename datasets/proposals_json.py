@@ -1,13 +1,15 @@
 """Proposals as other programs write them: a json list in COCO's results format, categories left aside."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retinue.datasets.json_values import load_json, shown
+from retinue.datasets.json_values import load_json, numeric, shown
 from retinue.datasets.targets import DataError
+
+LARGEST = 1e30
+"""Of the numbers: they are kept, and computed with, in float32."""
 
 
 def read_boxes(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -45,17 +47,12 @@ def _read(entry: Any) -> tuple[str, list[float], float]:
         raise ValueError(f"neither image_id nor file_name, but {shown(name)}")
     box: Any = entry.get("bbox")
     score: Any = entry.get("score")
-    if not isinstance(box, list) or len(box) != 4 or not _numeric(box) or min(box[2:]) < 0:
+    if not isinstance(box, list) or len(box) != 4 or not numeric(box, LARGEST) or min(box[2:]) < 0:
         raise ValueError(f"bbox {shown(box)} is not x, y, width, height")
-    if not _numeric([score]):
+    if not numeric([score], LARGEST):
         raise ValueError(f"score {shown(score)} is not a finite number")
     x, y, width, height = map(float, box)
     return name, [x, y, x + width, y + height], float(score)
-
-
-def _numeric(values: list[Any]) -> bool:
-    """Whether all are numbers, finite in float32 too."""
-    return all(type(v) in (int, float) and abs(v) < 1e30 and math.isfinite(v) for v in values)
 
 
 def _best_first(boxes: list[list[float]], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:

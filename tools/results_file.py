@@ -1,6 +1,5 @@
 """Read a COCO results file: a json list of detections, checked entry by entry, into flat arrays."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from retinue.datasets.json_values import load_json, shown
+from retinue.datasets.json_values import load_json, numeric, shown
 from retinue.datasets.rle import Rle
 from retinue.datasets.segments import Segments, fault
 from retinue.datasets.targets import ClassMap, DataError
@@ -67,7 +66,7 @@ def read_results(
             if label is None:
                 raise _Fault(f"category_id {shown(entry['category_id'])} is not in the data")
             score = entry["score"]
-            if not _numeric([score]):
+            if not numeric([score]):
                 raise _Fault(f"score {shown(score)} is not a finite number")
             _read(entry, keys, columns, sizes[picture])
         except KeyError as error:
@@ -118,14 +117,6 @@ def _key(id: Any) -> str:
     return str(id) if type(id) is int and abs(id) < 2**63 else ""
 
 
-def _numeric(values: Any) -> bool:
-    """Whether all are numbers, finite in float64 too."""
-    try:
-        return all(type(v) in (int, float) and math.isfinite(v) for v in values)
-    except OverflowError:
-        return False
-
-
 def _read(entry: dict[str, Any], keys: list[str], columns: _Columns, size: np.ndarray) -> None:
     """Add what is judged of one entry. Raises _Fault; `size` is written where it was unknown."""
     for key in keys:
@@ -133,14 +124,14 @@ def _read(entry: dict[str, Any], keys: list[str], columns: _Columns, size: np.nd
             raise _Fault(f"has no {key}, the entries before it have")
     if "bbox" in keys:
         box = entry["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not _numeric(box):
+        if not isinstance(box, list) or len(box) != 4 or not numeric(box):
             raise _Fault(f"bbox {shown(box)} is not four finite numbers x, y, width, height")
         columns.boxes.append(box)
     if "segmentation" in keys:
         columns.masks.append(_mask(entry["segmentation"], size))
     if "keypoints" in keys:
         points = entry["keypoints"]
-        if not isinstance(points, list) or len(points) % 3 or not _numeric(points):
+        if not isinstance(points, list) or len(points) % 3 or not numeric(points):
             raise _Fault(f"keypoints {shown(points)} are not finite x, y, visibility for each point")
         if columns.keypoints and len(points) != len(columns.keypoints[0]):
             raise _Fault(
@@ -160,11 +151,9 @@ def _mask(written: Any, size: np.ndarray) -> Rle:
         raise _Fault("polygons of a picture whose height and width are unknown; write run-length codes")
     if what := fault(written, height, width):
         raise _Fault(what)
-    return (
-        written
-        if isinstance(written, dict) and isinstance(written["counts"], str)
-        else Segments.of([written]).rle(0, height, width)
-    )
+    if isinstance(written, dict) and isinstance(written["counts"], str):
+        return written
+    return Segments.of([written]).rle(0, height, width)
 
 
 def _found(columns: _Columns, keys: list[str]) -> Found:
