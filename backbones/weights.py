@@ -148,9 +148,13 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
         part.unlink(missing_ok=True)
 
 
-def _verify(path: Path, sha256: str, remedy: str) -> None:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(path: Path, sha256: str, remedy: str) -> None:
+    actual = _sha256(path)
     if not actual.startswith(sha256.lower()):
         raise WeightsError(f"{path}: expected sha256 {sha256}, actual {actual[: len(sha256)]}: {remedy}")
 
@@ -224,13 +228,14 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
 def locate(
     source: str, choice: Mapping[str, Weights], what: str, default: str
 ) -> tuple[Path, Weights | None]:
-    """The local file of `source`, and what was published about it.
+    """The local file of `source`, and what was published about it, by its content where its name does not say.
 
     source: the word `default`, which is the first of `choice`; the name of one of them, in any case; a local file;
     an http(s) URL. what: whose weights they are, for the message. Raises WeightsError where it is none of these.
     """
     if "://" in source:
-        return fetch(source), {w.url: w for w in choice.values()}.get(source)
+        path = fetch(source)
+        return path, {w.url: w for w in choice.values()}.get(source) or _recognised(path, choice)
     name = next(iter(choice), "") if source.lower() == default else source.upper()
     if name in choice:
         return fetch(choice[name].url, choice[name].sha256), choice[name]
@@ -238,13 +243,19 @@ def locate(
         known = {Path(w.url).name: w for w in choice.values()}.get(path.name)
         if known is not None and known.sha256 is not None:
             _verify(path, known.sha256, "fetch it again, or rename it if it is another file")
-        return path, known
+        return path, known or _recognised(path, choice)
     close = get_close_matches(source.upper(), choice, n=3, cutoff=0.3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise WeightsError(
         f"no weights {source!r} for {what}: {hint}There is no such file, and the published weights "
         f"are {[default, *choice] if choice else 'none'}. Give one of them, a local file or an http(s) URL"
     )
+
+
+def _recognised(path: Path, choice: Mapping[str, Weights]) -> Weights | None:
+    """Which of the published files this one is, whatever it is called."""
+    digest = _sha256(path)
+    return next((w for w in choice.values() if w.sha256 and digest.startswith(w.sha256)), None)
 
 
 def insert(backbone: Backbone, tensors: Tensors, name: str) -> int | None:
