@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from retinue.datasets.geometry import ROW_KEYS, clip_boxes, mask_box, tighten
@@ -35,6 +36,8 @@ DEPTH_KEEPERS = frozenset(
 )
 """Spatial transforms that move depth without changing it: neither zooms nor bends."""
 MIRRORS = frozenset({"D4", "HorizontalFlip", "SquareSymmetry", "Transpose", "VerticalFlip"})
+NEAREST = (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)
+"""Interpolations that make no value that was not there."""
 PLANES = ("semantic", "known", "depth", "hole", "input_hole")
 
 
@@ -48,7 +51,7 @@ class Albumentations:
 
     Raises DataError, by name, where the truth of a target would be lost: `normals`, `clean`, `intrinsics` or
     `proposals` under a spatial transform, `clean` under any, keypoints under a mirror (their pairs are not
-    known here: use our `HorizontalFlip`), and for uint16 pictures.
+    known here: use our `HorizontalFlip`), `semantic` where masks would be interpolated, and for uint16 pictures.
     """
 
     def __init__(self, transform: Any) -> None:
@@ -65,6 +68,9 @@ class Albumentations:
             {type(t).__name__ for t in _leaves(steps) if isinstance(t, albumentations.DualTransform)}
         )
         self.names = [type(t).__name__ for t in _leaves(steps)]
+        self.blending = [
+            type(t).__name__ for t in _leaves(steps) if getattr(t, "mask_interpolation", 0) not in NEAREST
+        ]
         rows: dict[str, Any] = {}
         if self.spatial:
             rows["bbox_params"] = albumentations.BboxParams("pascal_voc", label_fields=["rows"], **params)
@@ -97,6 +103,10 @@ class Albumentations:
         if sample.image.dtype == np.uint16:
             raise DataError(
                 f"{sample.id}: albumentations knows uint8 and float32 pictures, this one is uint16"
+            )
+        if self.blending and "semantic" in keys:
+            raise DataError(
+                f"{sample.id}: {self.blending} would blend classes into others; leave out their mask_interpolation"
             )
         if "clean" in keys:
             raise DataError(f"{sample.id}: {self.names} may damage or recolour, so `clean` would not fit")

@@ -64,7 +64,8 @@ class Report:
 class Seen:
     """What is kept of one sample: where it is, what its pixels hash to, its size, what is said to be on it.
 
-    objects: what the boxes and their classes hash to, "" for a sample without boxes. label: -1 where there is none.
+    label: -1 where there is none. truth: what the boxes and their classes, or the mask of classes, hash to, "" for a
+    sample without either.
     """
 
     split: str
@@ -72,7 +73,7 @@ class Seen:
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     label: int = -1
-    objects: str = ""
+    truth: str = ""
     fault: str = ""
     notes: tuple[str, ...] = ()
 
@@ -81,8 +82,8 @@ def check(splits: dict[str, Dataset], progress: Progress | None = None, workers:
     """Read every sample of every split once, and report.
 
     Found are unreadable pictures, the same pixels twice within or across splits, under two labels or with other
-    boxes, classes that are missing or rare, tiny and very long pictures, the kinds of odd files; and whatever a
-    data set's own `problems()` adds, an iterable of `Problem`.
+    boxes or masks, classes that are missing or rare, tiny and very long pictures, the kinds of odd files; and
+    whatever a data set's own `problems()` adds, an iterable of `Problem`.
     """
     items = [(name, part, i) for name, part in _without_masks(splits).items() for i in range(len(part))]
     seen = in_threads(_look, items, workers, progress)
@@ -118,12 +119,14 @@ def _look(item: tuple[str, Dataset, int]) -> Seen:
     content = hashlib.sha1(repr((sample.image.shape, sample.image.dtype.str)).encode())
     content.update(np.ascontiguousarray(sample.image).data)
     label = int(sample.targets["label"]) if "label" in sample.targets else -1
-    objects = _hash_of_objects(sample.targets) if "boxes" in sample.targets and label < 0 else ""
-    return Seen(split, file, content.hexdigest(), (height, width), label, objects, notes=notes)
+    truth = _hash_of_truth(sample.targets) if label < 0 else ""
+    return Seen(split, file, content.hexdigest(), (height, width), label, truth, notes=notes)
 
 
-def _hash_of_objects(targets: dict[str, np.ndarray]) -> str:
-    """The same for the same boxes and classes in any order."""
+def _hash_of_truth(targets: dict[str, np.ndarray]) -> str:
+    """The same for the same boxes and classes in any order, or for the same class at every pixel."""
+    if "boxes" not in targets:
+        return hashlib.sha1(targets["semantic"].tobytes()).hexdigest() if "semantic" in targets else ""
     rows = np.concatenate([targets["boxes"], targets["box_labels"][:, None]], 1)
     return hashlib.sha1(rows[np.lexsort(rows.T)].tobytes()).hexdigest()
 
@@ -147,8 +150,10 @@ def _of_classes(splits: dict[str, Dataset]) -> Iterator[Problem]:
             continue
         by_class = dict(zip(part.classes.names, counts().tolist()))
         what = "objects" if "boxes" in part.keys and "label" not in part.keys else "pictures"
-        # Small sets of objects often lack one of many classes; a classifier cannot do without.
-        level: Literal["error", "warning"] = "error" if (name, what) == ("train", "pictures") else "warning"
+        # Small sets of objects or masks often lack one of many classes; a classifier cannot do without.
+        level: Literal["error", "warning"] = (
+            "error" if name == "train" and "label" in part.keys else "warning"
+        )
         for absent in (class_name for class_name, count in by_class.items() if not count):
             yield Problem(level, "missing class", name, f"no {what} of class {absent!r}", "add some")
         there = {class_name: count for class_name, count in by_class.items() if count}
@@ -183,8 +188,9 @@ def _of_copies(seen: list[Seen], splits: dict[str, Dataset]) -> Iterator[Problem
                 labels = [_class_name(splits[one.split], one.label) for one in (first, other)]
                 value = f"{labels[1]!r}, but {labels[0]!r} as {first.file}"
                 yield Problem("error", "two labels", other.file, value, "keep the right one")
-            elif other.objects != first.objects:
-                value = f"the same pixels as {first.file}, but other boxes or classes"
+            elif other.truth != first.truth:
+                what = "other boxes or classes" if "boxes" in splits[other.split].keys else "another mask"
+                value = f"the same pixels as {first.file}, but {what}"
                 yield Problem("error", "two annotations", other.file, value, "keep the right one")
             if other.split != first.split:
                 value = f"in split {other.split!r}, the same pixels as {first.file} in {first.split!r}"

@@ -120,7 +120,7 @@ def evaluation_split(splits: dict[str, Dataset]) -> str:
 def _numbered(name: str, part: Dataset, classes: ClassMap, semantic: bool) -> Dataset:
     """The split with the indices of the given classes, of `semantic` or of all else."""
     apart = semantic and hasattr(part, "semantic_classes")
-    own = part.semantic_classes if apart else part.classes
+    own: ClassMap | None = getattr(part, "semantic_classes" if apart else "classes")
     if own is None or (own.names, own.ids) == (classes.names, classes.ids):
         return part
     method = "with_semantic_classes" if apart else "with_classes"

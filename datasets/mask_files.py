@@ -159,7 +159,7 @@ def in_between(pixels: np.ndarray) -> tuple[float, int]:
     triples, edges, places = [], 0, 0
     for plane in (pixels, pixels.T):
         before, here, after = plane[:, :-2], plane[:, 1:-1], plane[:, 2:]
-        edges += np.count_nonzero(before != after)
+        edges += int(np.count_nonzero(before != after))
         places += before.size
         found = ((before < here) & (here < after)) | ((before > here) & (here > after))
         low, high = np.minimum(before, after)[found], np.maximum(before, after)[found]

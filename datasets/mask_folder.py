@@ -25,6 +25,9 @@ ENDING = "_mask"
 """What the name of a mask has more than its picture's. It tells these masks from those of semantic segmentation,
 which are called as their pictures are: there values are classes, here they number objects."""
 
+NAMELESS = "object"
+"""The class where the folder of masks says nothing."""
+
 MOST = 1000
 """More values in one mask are no objects but a picture."""
 
@@ -44,7 +47,8 @@ def splits(source: str) -> dict[str, MaskFolder]:
     A folder (or each of its split folders) holds one of `PICTURES` and one folder whose name ends in "masks", in
     which files have the `ENDING`. A box is tight about the pixels of its value: x1 the first column, x2 the last plus
     one. Pictures without mask, and masks that cannot be read, are `skipped`; an all-zero mask is a picture without
-    objects. Raises DataError where nothing is left.
+    objects. Where the numbers are classes, `mask_pairs` reads them, once `values=` says what they mean.
+    Raises DataError where nothing is left.
     """
     root = Path(source)
     if not root.is_dir():
@@ -83,7 +87,7 @@ class Mask:
 
 
 def _read(root: Path, split: str, pictures: Path, masks: Path) -> MaskFolder:
-    name = masks.name[: -len("masks")].strip("_- ") or "object"
+    name = masks.name[: -len("masks")].strip("_- ") or NAMELESS
     by_stem = {
         path.relative_to(masks).with_suffix("").as_posix().removesuffix(ENDING): path
         for path in pictures_below(masks)
@@ -104,7 +108,12 @@ def _read(root: Path, split: str, pictures: Path, masks: Path) -> MaskFolder:
         )
     found += [problem for path, mask in read for problem in _gaps(path, mask)]
     annotations = _annotations([path.relative_to(root).as_posix() for path, _ in read], [m for _, m in read])
-    return MaskFolder(root, split, annotations, ClassMap((name,), (1,)), found=found, skipped=skipped)
+    data = MaskFolder(root, split, annotations, ClassMap((name,), (1,)), found=found, skipped=skipped)
+    if name == NAMELESS:
+        data.remarks.append(
+            "the masks' numbers are taken for objects; if they are classes: values=0:NAME,1:NAME,..."
+        )
+    return data
 
 
 def _mask(path: Path) -> Mask | str:

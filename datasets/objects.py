@@ -1,6 +1,7 @@
 """Pictures with objects: boxes, and perhaps masks and keypoints; what every detection format ends in."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from retinue.datasets.pictures import PictureError, orient, read_header
 from retinue.datasets.problem import Problem
 from retinue.datasets.scan import in_threads
 from retinue.datasets.segments import Segments
-from retinue.datasets.targets import ClassMap, DataError, Sample
+from retinue.datasets.targets import IGNORE, ClassMap, DataError, Sample
 
 
 class ObjectPictures(PictureFiles):
@@ -28,6 +29,8 @@ class ObjectPictures(PictureFiles):
     one of a picture that EXIF turns by a quarter, the annotation was made without EXIF, and is turned with the
     picture. `annotations.sizes` are then the sizes of the upright pictures. found, skipped: problems and files
     that the format met. fractions: coordinates are parts of the picture's width and height, as in YOLO's files.
+    Objects with outlines also give `semantic`, painted from them: the smaller over the larger, under them crowd regions
+    and the boxes of objects without an outline, which are ignored; what nothing covers is background.
     Indexing gives a `Sample` with the targets of `keys`; it raises PictureError where the file cannot be read.
     Raises DataError where no picture can be used.
     """
@@ -49,6 +52,9 @@ class ObjectPictures(PictureFiles):
         self._frames = np.ones(len(annotations), np.uint8)
         self.annotations = annotations
         self.keys = frozenset({"boxes", "box_labels"} | _optional(annotations).keys())
+        if annotations.segments is not None and len(classes) < IGNORE:
+            self.keys |= {"semantic"}
+        self._semantic_classes: ClassMap | None = None
         self._open(fractions)
         self._clean()
 
@@ -133,16 +139,37 @@ class ObjectPictures(PictureFiles):
                 targets[key] = values[rows].astype(dtype)
         if a.segments is not None and "masks" in self.keys:
             targets["masks"] = self._masks(a.segments, index, rows)
+        if a.segments is not None and "semantic" in self.keys:
+            targets["semantic"] = self._semantic(a.segments, index, rows)
         return Sample(self.id(index), image, {k: v for k, v in targets.items() if k in self.keys})
 
     def _masks(self, segments: Segments, index: int, rows: slice) -> np.ndarray:
-        frame = int(self._frames[index])
+        masks = segments.decode(range(rows.start, rows.stop), *self._stored(index))
+        return np.ascontiguousarray(self._upright(index, masks.transpose(1, 2, 0)).transpose(2, 0, 1))
+
+    def _semantic(self, segments: Segments, index: int, rows: slice) -> np.ndarray:
+        a, classes = self.annotations, self.semantic_classes
+        every = np.arange(rows.start, rows.stop)
+        crowd = np.zeros(len(every), bool) if a.crowd is None else a.crowd[rows]
+        values = np.array([_matched(*each, classes) for each in zip(self.classes.names, self.classes.ids)])
+        canvas = np.full(self._stored(index), NOTHING, np.int64)
+        segments.paint(canvas, every[crowd], np.full(len(every), IGNORE))
+        segments.paint(canvas, every[~crowd], values[a.labels[rows][~crowd]])
+        canvas = np.ascontiguousarray(self._upright(index, canvas))
+        free = canvas == NOTHING
+        canvas[free] = classes.names.index(BACKGROUND)
+        for x1, y1, x2, y2 in a.boxes[rows][~segments.select(every).drawn].tolist():
+            part = (slice(math.floor(y1), math.ceil(y2)), slice(math.floor(x1), math.ceil(x2)))
+            canvas[part][free[part]] = IGNORE
+        return canvas
+
+    def _stored(self, index: int) -> tuple[int, int]:
+        """Height and width of the frame that outlines lie in."""
         height, width = np.asarray(self.annotations.sizes)[index].tolist()
-        stored = (height, width) if frame < 5 else (width, height)
-        masks = segments.decode(range(rows.start, rows.stop), *stored)
-        if frame == 1:
-            return masks
-        return np.ascontiguousarray(orient(masks.transpose(1, 2, 0), frame).transpose(2, 0, 1))
+        return (height, width) if self._frames[index] < 5 else (width, height)
+
+    def _upright(self, index: int, image: np.ndarray) -> np.ndarray:
+        return orient(image, int(self._frames[index]))
 
     @property
     def turned(self) -> np.ndarray:
@@ -207,6 +234,40 @@ class ObjectPictures(PictureFiles):
         chosen.classes, chosen.annotations = classes, replace(self.annotations, labels=labels)
         return chosen
 
+    @property
+    def semantic_classes(self) -> ClassMap:
+        """The classes of `semantic`: background, and those of the objects."""
+        own = self.classes
+        if self._semantic_classes is not None or BACKGROUND in own.names:
+            return self._semantic_classes or own
+        id = 0 if 0 not in own.ids and all(isinstance(each, int) for each in own.ids) else BACKGROUND
+        return ClassMap((BACKGROUND, *own.names), (id, *own.ids))
+
+    def with_semantic_classes(self, classes: ClassMap) -> Self:
+        """A copy with the class indices of another map in `semantic`, matched as `with_classes` does.
+
+        Raises DataError naming background or the classes in use where the other map lacks them.
+        """
+        used = {self.classes.names[i] for i in np.unique(self.annotations.labels).tolist()}
+        own = zip(self.semantic_classes.names, self.semantic_classes.ids)
+        missing = [
+            name for name, id in own if name in used | {BACKGROUND} and _matched(name, id, classes) < 0
+        ]
+        if missing:
+            raise DataError(
+                f"{self.root}: the classes {missing} of split {self.split!r} are not among {list(classes.names)}; "
+                "rename them, remove them, or train with them"
+            )
+        chosen = copy.copy(self)
+        chosen._semantic_classes = classes
+        return chosen
+
+
+BACKGROUND = "background"
+"""The class of `semantic` that no object has."""
+
+NOTHING = -1
+"""In `semantic` while it is painted, what no outline covers."""
 
 HELD_OUT = (
     f"the data have no splits of their own: {VALIDATION:.0%} of the pictures, by a hash of the path, is val"

@@ -104,10 +104,22 @@ class Segments:
         """(n, height, width) bool: the masks of some objects, as pycocotools draws them; none where none is."""
         masks = np.zeros((len(rows), height, width), bool)
         for mask, row in zip(masks, rows):
-            runs = run_lengths(self.rle(int(row), height, width)["counts"])
-            assert runs is not None  # `fault` saw to it
-            mask.T[:] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height)
+            mask.T[:] = _drawn(self._runs(int(row), height, width)).reshape(width, height)
         return masks
+
+    def paint(self, canvas: np.ndarray, rows: Sequence[int] | np.ndarray, values: np.ndarray) -> None:
+        """Write each object's value over its pixels of a canvas (h, w): the larger ones first, so that the smaller lie
+        on top, of equals the later."""
+        height, width = canvas.shape
+        outlines = [self._runs(int(row), height, width) for row in rows]
+        areas = np.array([runs[1::2].sum() for runs in outlines])
+        for i in np.argsort(-areas, kind="stable").tolist():
+            canvas.T[_drawn(outlines[i]).reshape(width, height)] = values[i]
+
+    def _runs(self, row: int, height: int, width: int) -> np.ndarray:
+        runs = run_lengths(self.rle(row, height, width)["counts"])
+        assert runs is not None  # `fault` saw to it
+        return runs
 
     def area(self, index: int, height: int, width: int) -> float:
         """The pixels that an object covers in a picture of this size."""
@@ -178,6 +190,11 @@ def _ring_fault(ring: Any, height: int, width: int) -> str:
     if not (-reach <= min(ring) and max(ring) <= reach) or math.isnan(sum(ring)):
         return f"polygon {str(ring)[:60]} leaves the picture of {width} x {height} by far"
     return ""
+
+
+def _drawn(runs: np.ndarray) -> np.ndarray:
+    """Run lengths -> (pixels,) bool, column after column."""
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
 def _nothing(height: int, width: int) -> np.ndarray:

@@ -261,29 +261,34 @@ def _smeared(mask: Path, seen: MaskSeen, coding: MaskClasses) -> str:
 
 def _refuse_unknown(root: Path, parts: dict[str, tuple[Pairs, list[MaskSeen]]], coding: MaskClasses) -> None:
     """DataError naming the masks with values that mean nothing."""
-    lines, strange = [], set[int]()
+    lines: list[str] = []
+    strange: set[int] = set()
     for pairs, seen in parts.values():
         for mask, one in zip(pairs.masks, seen):
-            unknown = ~coding.known(one.codes)
-            if not unknown.any():
+            unknown = np.flatnonzero(~coding.known(one.codes))
+            if not len(unknown):
                 continue
             strange |= set(one.codes[unknown].tolist())
-            order = np.flatnonzero(unknown)[np.argsort(-one.counts[unknown], kind="stable")][:NAMED]
-            words = [coding.unknown(int(one.codes[i]), int(one.counts[i])) for i in order]
-            more = f", and {unknown.sum() - len(words)} more" if unknown.sum() > len(words) else ""
-            lines.append(f"  {root / mask}: {', '.join(words)}{more}")
+            most = unknown[np.argsort(-one.counts[unknown], kind="stable")][:NAMED]
+            words = [coding.unknown(int(one.codes[i]), int(one.counts[i])) for i in most]
+            rest = f" and {len(unknown) - len(most)} more" if len(unknown) > len(most) else ""
+            lines.append(f"  {root / mask}: {', '.join(words)}{rest}")
     if not lines:
         return
-    more = [f"  and {len(lines) - NAMED} masks more"] if len(lines) > NAMED else []
-    remedy = "correct the masks, or say what these values mean"
-    if not coding.by_colour:
-        classes = list(range(len(coding.classes)))
-        occur = set(_union({name: seen for name, (_, seen) in parts.items()}))
-        from_one = strange == {len(classes)} and 0 not in occur and list(coding.classes.ids) == classes
-        remedy += ": are the classes counted from 1? write lines VALUE NAME" if from_one else ""
-        remedy += f"; values={min(strange)}:ignore,... with all the others, or values=FILE, tells it"
+    rest = f"\n  and {len(lines) - NAMED} masks more" if len(lines) > NAMED else ""
+    named = "\n".join(lines[:NAMED]) + rest
     raise DataError(
-        f"{len(lines)} masks have values that {coding.source} does not name:\n"
-        + "\n".join([*lines[:NAMED], *more])
-        + f"\n{remedy}"
+        f"{len(lines)} masks have values that {coding.source} does not name:\n{named}\n"
+        f"correct the masks, or say what these values mean{_hint(parts, coding, strange)}"
     )
+
+
+def _hint(parts: dict[str, tuple[Pairs, list[MaskSeen]]], coding: MaskClasses, strange: set[int]) -> str:
+    """How to say what values mean."""
+    if coding.by_colour:
+        return f" in {coding.source}"
+    counted = list(range(len(coding.classes)))
+    occur = _union({name: seen for name, (_, seen) in parts.items()})
+    from_one = strange == {len(counted)} and 0 not in occur and list(coding.classes.ids) == counted
+    question = ": are the classes counted from 1? write VALUE NAME in each line" if from_one else ""
+    return f"{question}; values=FILE of lines VALUE NAME says it, with {min(strange)} ignore for what does not count"

@@ -47,7 +47,13 @@ def test_every_number_is_an_object(tmp_path: Path) -> None:
     pair(tmp_path, "b", np.zeros((20, 30), np.uint8))
     data = open_splits(str(tmp_path))["train"]
     assert isinstance(data, MaskFolder)
-    assert data.classes.names == ("Ped",) and data.keys == {"boxes", "box_labels", "area", "masks"}
+    assert data.classes.names == ("Ped",) and data.keys == {
+        "boxes",
+        "box_labels",
+        "area",
+        "masks",
+        "semantic",
+    }
     assert len(data) == 2 and data.empty == 1 and list(data.problems()) == []
     targets = data[0].targets
     assert targets["boxes"].tolist() == [[2, 3, 10, 12], [0, 0, 30, 20]]

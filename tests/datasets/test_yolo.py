@@ -73,7 +73,7 @@ def test_outlines_get_boxes_around_them_and_may_stand_beside_boxes(tmp_path: Pat
     triangle, nothing = sample.targets["masks"]
     assert 120 < triangle.sum() < 200 and triangle[3, 20] and not nothing.any()
     assert found["train"].remarks == ["1 of 2 objects have no outline, so their masks are empty"]
-    assert found["val"].keys == found["train"].keys == {"boxes", "box_labels", "masks"}
+    assert found["val"].keys == found["train"].keys == {"boxes", "box_labels", "masks", "semantic"}
 
 
 def test_keypoints_and_what_a_flip_exchanges(tmp_path: Path) -> None:
