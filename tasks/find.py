@@ -30,7 +30,7 @@ def task_in(module: str) -> type[Task] | None:
         value
         for value in vars(loaded).values()
         if isinstance(value, type) and issubclass(value, Task) and value.__module__ == loaded.__name__
-        if not value.__name__.startswith("_")
+        if not value.__name__.startswith("_") and not inspect.isabstract(value)
     ]
     if len(own) > 1:
         raise DataError(

@@ -88,8 +88,7 @@ def with_new_head(
         settings = (kind.FITTED or {}) | settings
     settings = kind.resolve_settings(settings, train_set)
     backbone = kind.trunk_for(backbone, settings)
-    backbone = kind.trunk_for(backbone, settings)
-    return Model(backbone, {name: kind(backbone, train_set.classes, **settings)})  # type: ignore[call-arg]
+    return Model(backbone, {name: kind(backbone, kind.classes_of(train_set), **settings)})  # type: ignore[call-arg]
 
 
 def restore_backbone(backbone: Backbone, saved: Model) -> None:
@@ -100,6 +99,9 @@ def restore_backbone(backbone: Backbone, saved: Model) -> None:
         if path is not None:
             state |= {f"{path}.{key}": value for key, value in module.state_dict().items()}
     own = backbone.state_dict()
+    for key, value in state.items():
+        if key in own and own[key].dim() == 2:  # a fully connected layer that a task made a convolution
+            state[key] = value.flatten(1)
     fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     backbone.load_state_dict(fits, strict=False)
 

@@ -1,0 +1,195 @@
+"""Tasks that answer at every pixel, and what their networks share: the way from a pyramid back to the picture's size.
+
+A dense task makes `maps` of a padded canvas. From there on all of them go the same way: each picture's own part of the
+canvas is brought to the file's frame and its answer taken, a stripe of rows at a time, so that a large picture never
+has all of its channels at full size in memory.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample, interpolate
+from torchvision.ops import Conv2dNormActivation
+
+from retinue.backbones.backbone import Backbone, Features, Level
+from retinue.datasets.targets import Pictures
+from retinue.tasks.task import Task
+
+Upsampling = Literal["bilinear", "nearest"]
+
+STRIPE = 2**22
+"""Numbers of maps in the file's frame that are held at a time: 16 MB."""
+
+
+class DenseTask(Task, ABC):
+    """A head with an answer at every pixel: labels, depth, normals, a restored picture.
+
+    A subclass gives `maps`, `answer_at` and `result`; where maps of a mirrored picture, or several maps of one picture,
+    need more than a flip and a mean, it overrides `mirrored` and `averaged`.
+    """
+
+    inner_stride: int = 1
+    """The stride of the coarsest map that the task makes itself, where it is coarser than the levels that it reads."""
+
+    @abstractmethod
+    def maps(self, features: Features, canvas: tuple[int, int]) -> Tensor:
+        """Raw maps (n, channels, H, W) of pictures on a canvas of (height, width) H, W, from the backbone's maps."""
+
+    @abstractmethod
+    def answer_at(self, maps: Tensor) -> dict[str, Tensor]:
+        """Raw maps (n, channels, h, w) -> named values of every pixel, (n, h, w) or (n, c, h, w)."""
+
+    @abstractmethod
+    def result(self, id: str, values: dict[str, np.ndarray]) -> Any:
+        """The `Result` of a picture from `answer_at`'s values, (h, w) or (c, h, w) in the file's frame."""
+
+    def mirrored(self, maps: Tensor) -> Tensor:
+        """Maps of pictures -> those of the same pictures with left and right exchanged; it undoes itself."""
+        return maps.flip(-1)
+
+    def averaged(self, maps: Sequence[Tensor]) -> Tensor:
+        """Several maps of the same pictures, from other scales and mirrored, as one."""
+        return torch.stack(list(maps)).mean(0)
+
+    def predict(self, features: Features, pictures: Pictures) -> list[Any]:
+        """A result a picture, in the file's own pixels."""
+        canvas = (pictures.pixels.shape[-2], pictures.pixels.shape[-1])
+        return self.answer(self.maps(features, canvas), pictures)
+
+    def answer(self, maps: Tensor, pictures: Pictures) -> list[Any]:
+        """The results of raw maps (n, channels, H, W) on the canvas of the pictures."""
+        results = []
+        for i, (id, (h, w)) in enumerate(zip(pictures.ids, pictures.sizes)):
+            stripes = in_file_frame(maps[i : i + 1, :, :h, :w], pictures.to_file[i], pictures.file_sizes[i])
+            parts = [self.answer_at(stripe) for stripe in stripes]
+            values = {
+                name: np.concatenate([part[name][0].cpu().numpy() for part in parts], axis=-2)
+                for name in parts[0]
+            }
+            results.append(self.result(id, values))
+        return results
+
+
+def in_file_frame(maps: Tensor, to_file: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Maps (1, c, h, w) of a picture as the network saw it, in stripes of rows (1, c, rows, W) of its file's frame.
+
+    to_file: (2, 3) float64, affine from the maps' pixels to the file's; size: the file's (height, width) H, W. Values
+    are interpolated bilinearly, in float32; beyond the maps' edge their border's value goes on.
+    """
+    height, width = size
+    if torch.equal(to_file, torch.eye(2, 3, dtype=to_file.dtype)) and maps.shape[-2:] == size:
+        yield maps.float()
+        return
+    back = torch.linalg.inv(torch.cat([to_file.double(), torch.tensor([[0.0, 0.0, 1.0]]).double()]))
+    # grid_sample's frame: -1 and 1 are the outer edges of the first and the last pixel.
+    scale = 2 / torch.tensor([maps.shape[-1], maps.shape[-2]], dtype=torch.float64)
+    linear, shift = scale[:, None] * back[:2, :2], scale * back[:2, 2] - 1
+    columns = torch.arange(width, dtype=torch.float64) + 0.5
+    rows_at_once = max(1, STRIPE // (maps.shape[1] * width))
+    source = maps.float().contiguous()
+    for top in range(0, height, rows_at_once):
+        rows = torch.arange(top, min(top + rows_at_once, height), dtype=torch.float64) + 0.5
+        grid = linear[:, 0] * columns[None, :, None] + linear[:, 1] * rows[:, None, None] + shift
+        grid = grid[None].to(source)
+        yield grid_sample(source, grid, "bilinear", "border", align_corners=False)
+
+
+def resize(x: Tensor, size: Sequence[int], mode: Upsampling = "bilinear") -> Tensor:
+    """Maps (n, c, h, w) at another size (height, width); the frames' outer edges coincide, whatever the sizes."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return interpolate(x, size=tuple(size), mode=mode, align_corners=False if mode == "bilinear" else None)
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; the size stays."""
+    return Conv2dNormActivation(inputs, outputs, kernel, dilation=dilation, inplace=True)
+
+
+def plain_levels(backbone: Backbone) -> list[str]:
+    """The levels of a backbone's plain pyramid, finest first: one a stride, the last that it has there.
+
+    MobileNet's inner taps (the expansion in a block) are left out; of a feature pyramid these are its p levels.
+    """
+    by_stride: dict[int, str] = {}
+    for name, level in backbone.levels.items():
+        if level.stride > 1 and name[0] in "cp" and name[1:].isdigit():
+            by_stride[level.stride] = name
+    return [by_stride[stride] for stride in sorted(by_stride)]
+
+
+class Decoder(nn.Module):
+    """From the coarsest map back to the finest (Ronneberger et al. 2015, arXiv:1505.04597, the right half of figure 1).
+
+    At each step the map is enlarged to the exact size of the next finer level, put beside it, and mixed by `depth`
+    3x3 convolutions with batch norm and ReLU. Enlarging by interpolation, not by a strided deconvolution, leaves no
+    checkerboard (Odena et al. 2016). The coarsest map first becomes as narrow as the first step's output.
+
+    levels: name -> `Level`, finest first. widths: channels after each step, from the coarsest on; their number is that
+    of the levels less one. `channels` is the output's width, `stride` its stride.
+    """
+
+    def __init__(
+        self,
+        levels: Mapping[str, Level],
+        widths: Sequence[int],
+        upsampling: Upsampling = "bilinear",
+        depth: int = 2,
+    ) -> None:
+        super().__init__()
+        names = list(levels)
+        if len(widths) != len(names) - 1:
+            raise ValueError(
+                f"{len(names)} levels have {len(names) - 1} steps, not the {len(widths)} widths given"
+            )
+        self.upsampling: Upsampling = upsampling
+        self.coarsest, *self.skips = reversed(names)
+        self.narrow = conv_norm(levels[self.coarsest].channels, widths[0], 1)
+        self.steps = nn.ModuleList()
+        before = widths[0]
+        for name, width in zip(self.skips, widths):
+            convolutions = [conv_norm(before + levels[name].channels, width)]
+            convolutions += [conv_norm(width, width) for _ in range(depth - 1)]
+            self.steps.append(nn.Sequential(*convolutions))
+            before = width
+        self.channels, self.stride = before, levels[names[0]].stride
+
+    def forward(self, features: Features) -> Tensor:
+        """A pyramid's maps -> (n, channels, h, w) at the size of the finest level."""
+        x = self.narrow(features[self.coarsest])
+        for name, step in zip(self.skips, self.steps):
+            skip = features[name]
+            x = step(torch.cat([resize(x, skip.shape[-2:], self.upsampling), skip], 1))
+        return x
+
+
+class PyramidPooling(nn.Module):
+    """The whole picture's context at every place (Zhao et al. 2017, arXiv:1612.01105, section 3.2).
+
+    The map is averaged over grids of `bins` x `bins` cells, each narrowed by a 1x1 convolution, enlarged again and put
+    beside the map: (n, inputs, h, w) -> (n, inputs + len(bins) * width, h, w). The convolutions have a bias and no
+    batch norm where the grid is a single cell, whose statistics a batch of one picture does not have.
+    """
+
+    def __init__(self, inputs: int, width: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        self.narrow = nn.ModuleList(
+            conv_norm(inputs, width, 1)
+            if size > 1
+            else nn.Sequential(nn.Conv2d(inputs, width, 1), nn.ReLU(True))
+            for size in bins
+        )
+        self.channels = inputs + len(self.bins) * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, channels, h, w)."""
+        pooled = [
+            resize(narrow(nn.functional.adaptive_avg_pool2d(x, size)), x.shape[-2:])
+            for size, narrow in zip(self.bins, self.narrow)
+        ]
+        return torch.cat([x, *pooled], 1)

@@ -1,0 +1,1 @@
+"""Semantic segmentation: a class at every pixel."""

@@ -1,0 +1,74 @@
+"""The encoder-decoder on several backbones: sizes, independence of the batch, settings, and that it learns."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from retinue.backbones import build
+from retinue.datasets.targets import ClassMap, DataError
+from retinue.tasks.segmentation.encoder_decoder import EncoderDecoder
+
+CLASSES = ClassMap(("a", "b", "c"))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "vgg11", "convnext_tiny"])
+def test_logits_lie_on_the_finest_level_at_odd_sizes(name: str) -> None:
+    backbone = build(name)
+    task = EncoderDecoder(backbone, CLASSES, widths=None).eval()
+    with torch.no_grad():
+        features = backbone.eval()(torch.rand(1, 3, 97, 75), task.levels)
+        (logits,) = task.logits(features)
+        assert logits.shape == (1, 3, *features[task.levels[0]].shape[-2:])
+        assert task.maps(features, (97, 75)).shape == (1, 3, 97, 75)
+
+
+def test_a_picture_in_a_batch_gives_what_it_gives_alone() -> None:
+    torch.manual_seed(0)
+    backbone = build("mobilenet_v2").eval()
+    task = EncoderDecoder(backbone, CLASSES).eval()
+    images = torch.rand(3, 3, 64, 96)
+    with torch.no_grad():
+        together = task.maps(backbone(images, task.levels), (64, 96))
+        alone = torch.cat([task.maps(backbone(one[None], task.levels), (64, 96)) for one in images])
+    assert (together - alone).abs().max() <= 1e-5 * together.std()
+
+
+@pytest.mark.parametrize("setting", [{"upsampling": "nearest"}, {"depth": 1}, {"context": False}])
+def test_variants(setting: dict[str, Any]) -> None:
+    backbone = build("resnet18").eval()
+    task = EncoderDecoder(backbone, CLASSES, widths=(16, 8, 8, 4), **setting).eval()
+    assert task.maps(backbone(torch.rand(1, 3, 64, 64), task.levels), (64, 64)).shape == (1, 3, 64, 64)
+    assert task.settings | setting == task.settings
+
+
+def test_levels_in_any_order_finest_first() -> None:
+    task = EncoderDecoder(build("resnet18"), CLASSES, levels=("c5", "c3", "c4"))
+    assert task.levels == ("c3", "c4", "c5") and task.settings["widths"] == [256, 128]
+
+
+def test_other_classes_get_a_new_last_layer() -> None:
+    task = EncoderDecoder(build("resnet18"), CLASSES, dropout=0.0)
+    task.classes = ClassMap(("x", "y"))
+    task.forget_classes()
+    assert task.classifier.out_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels": ("c9",)}, "the backbone has no c9"),
+        ({"levels": ("c5",)}, "at least two maps"),
+        ({"widths": (8, 8)}, "have 4 steps"),
+        ({"upsampling": "bicubic"}, "bilinear or nearest"),
+        ({"depth": 0}, "depth=0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        EncoderDecoder(build("resnet18"), CLASSES, **settings)
+
+
+def test_a_backbone_without_a_pyramid_is_refused() -> None:
+    with pytest.raises(DataError, match="at least two maps"):
+        EncoderDecoder(build("pixels"), CLASSES)
