@@ -21,27 +21,32 @@ def sheet(
     colours: Sequence[Colour],
     columns: int = 4,
     tile: int = 192,
+    tile_height: int | None = None,
 ) -> np.ndarray:
-    """Pictures (h, w, 3) uint8 in a grid of `tile` pixels, each over its caption; without one, an empty tile."""
+    """Pictures (h, w, 3) uint8 in a grid of `tile` pixels, each over its caption; without one, an empty tile.
+
+    tile_height: of tiles that are not square, for pictures that are none.
+    """
     row, gap = max(14, min(22, tile // 10)), max(4, min(10, tile // 32))
+    tall = tile if tile_height is None else tile_height
     columns = max(1, min(columns, len(images)))
     lines = max(1, -(-len(images) // columns))
-    canvas = np.full((gap + lines * (tile + row + gap), gap + columns * (tile + gap), 3), PAPER, np.uint8)
+    canvas = np.full((gap + lines * (tall + row + gap), gap + columns * (tile + gap), 3), PAPER, np.uint8)
     for i, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
-        y = gap + i // columns * (tile + row + gap)
+        y = gap + i // columns * (tall + row + gap)
         x = gap + i % columns * (tile + gap)
-        _place(canvas[y : y + tile, x : x + tile], image)
-        cv2.rectangle(canvas, (x, y + tile), (x + tile - 1, y + tile + row - 1), colour, -1)
-        write(canvas, shorten(caption, tile - 8, row), x + 4, y + tile, row, WHITE)
+        _place(canvas[y : y + tall, x : x + tile], image)
+        cv2.rectangle(canvas, (x, y + tall), (x + tile - 1, y + tall + row - 1), colour, -1)
+        write(canvas, shorten(caption, tile - 8, row), x + 4, y + tall, row, WHITE)
     return canvas
 
 
 def _place(area: np.ndarray, image: np.ndarray) -> None:
-    """Show the whole image in the middle of a square area."""
-    tile = area.shape[0]
-    image = fit(image, tile)
+    """Show the whole image in the middle of an area."""
+    room = min(area.shape[0] / image.shape[0], area.shape[1] / image.shape[1])
+    image = fit(image, round(room * max(image.shape[:2])))
     height, width = image.shape[:2]
-    y, x = (tile - height) // 2, (tile - width) // 2
+    y, x = (area.shape[0] - height) // 2, (area.shape[1] - width) // 2
     area[y : y + height, x : x + width] = image
 
 

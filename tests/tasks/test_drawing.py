@@ -20,6 +20,16 @@ def test_a_sheet_has_a_tile_and_a_caption_for_each_picture(count: int) -> None:
         assert (made[y + 60, x] == INK).all()
 
 
+@pytest.mark.parametrize("size", [(20, 30), (30, 20), (200, 30), (3, 300)])
+def test_tiles_that_are_not_square_show_the_whole_picture_in_their_middle(size: tuple[int, int]) -> None:
+    made = sheet([np.zeros((*size, 3), np.uint8)], ["x"], [INK], tile=60, tile_height=40)
+    assert made.shape == (4 + 40 + 14 + 4, 4 + 60 + 4, 3)
+    rows, columns = np.nonzero((made[4:44, 4:64] == 0).all(2))
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert (height, width) == tuple(max(1, round(min(40 / size[0], 60 / size[1]) * side)) for side in size)
+    assert abs(rows.mean() - 19.5) <= 0.5 and abs(columns.mean() - 29.5) <= 0.5
+
+
 def test_a_sheet_wants_a_caption_for_every_picture() -> None:
     with pytest.raises(ValueError):
         sheet([np.zeros((4, 4, 3), np.uint8)], [], [])
