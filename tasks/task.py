@@ -13,7 +13,11 @@ from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
 
 
 class Result(Protocol):
-    """What a task says of one picture, in the file's own pixels and units: a small frozen dataclass."""
+    """What a task says of one picture, in the file's own pixels and units: a small frozen dataclass.
+
+    It may also have `files() -> dict[str, bytes]`: what other programs read (label masks), by the ending of the file's
+    name ("-labels.png"). Prediction writes them beside the drawings of pictures.
+    """
 
     def __str__(self) -> str:
         """One short line for people."""
@@ -24,7 +28,7 @@ class Result(Protocol):
         ...
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
-        """The picture (h, w, 3) uint8 RGB, with the result drawn on a copy of it."""
+        """The picture (h, w, 3) uint8 RGB, with the result drawn on a copy of it; a legend may widen it at the right."""
         ...
 
 
@@ -56,7 +60,8 @@ class Task(nn.Module):
     they are the task's options on the command line and are saved with the model.
 
     A module that defines a Task is found by its path; nothing is registered. The path names one task, so a module
-    defines one whose name does not begin with "_" (bases may); variants of one paper (FCN-32s, 16s, 8s) are a setting.
+    defines one that is neither abstract nor named with a "_" (bases are one or the other); variants of one paper
+    (FCN-32s, 16s, 8s) are a setting.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -94,6 +99,11 @@ class Task(nn.Module):
         pretrained: the backbone begins with weights.
         """
         return {}
+
+    @classmethod
+    def classes_of(cls, dataset: Any) -> ClassMap | None:
+        """The classes of a data set that this task learns."""
+        return dataset.classes
 
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:

@@ -18,7 +18,7 @@ def check(data: str = "", **settings: Any) -> Report:
     if not options.data:
         raise DataError("check what? e.g. `retinue check photos/`")
     log = Log(sys.stderr if options.json == "-" else None)
-    splits = open_splits(options.data, format=options.format)
+    splits = open_splits(options.data, format=options.format, values=options.values)
     log(describe(splits))
     with counting("check", log, sum(len(split) for split in splits.values())) as step:
         report = check_splits(splits, progress=up_to(step))

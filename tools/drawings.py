@@ -18,10 +18,21 @@ def draw_results(path: Path, picture: np.ndarray, results: dict[str, Any], folde
     return names
 
 
-def file_name(path: Path, task: str, folder: Path, suffix: str | None = None) -> str:
-    """A name for the drawn picture that is not taken in the folder: the picture's own, a number where it is.
+def write_files(path: Path, results: dict[str, Any], folder: Path) -> list[str]:
+    """Write what the results of a picture's tasks have as files into the folder; returns the files' names."""
+    names = []
+    for task, result in results.items():
+        files: dict[str, bytes] = result.files() if hasattr(result, "files") else {}
+        for ending, content in files.items():
+            names.append(file_name(path, task if len(results) > 1 else "", folder, ending))
+            write_atomically(folder / names[-1], lambda file, content=content: file.write(content))
+    return names
 
-    suffix: default is .png for what is one, .jpg for all others.
+
+def file_name(path: Path, task: str, folder: Path, suffix: str | None = None) -> str:
+    """A name for what is written of a picture that is not taken in the folder: its own, a number where it is.
+
+    suffix: what it ends in; default is .png for a picture that is one, .jpg for all others.
     """
     stem = f"{path.stem}-{task}" if task else path.stem
     suffix = suffix or (".png" if path.suffix.lower() == ".png" else ".jpg")

@@ -11,9 +11,11 @@ import torch.distributed as dist
 
 from retinue.datasets.formats import evaluation_split, open_splits
 from retinue.datasets.targets import DataError
+from retinue.datasets.transforms import Compose
 from retinue.tasks.task import Metric, Model, Task
 from retinue.tools import run_folder
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
+from retinue.tools.inference import ONE_PASS, Inference
 from retinue.tools.judge import judge
 from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
 from retinue.tools.open_model import open_model
@@ -23,11 +25,18 @@ from retinue.tools.reading import readable, with_channels
 from retinue.tools.regions import check_regions, with_regions
 
 MANY = 40
-"""Figures of classes beyond which those that are n/a have no line."""
+"""Classes beyond which those that are n/a have no line."""
 
 
 def collect(
-    model: Model, loader: Loader, count: int, batch: int, device: torch.device, precision: str, log: Log
+    model: Model,
+    loader: Loader,
+    count: int,
+    batch: int,
+    device: torch.device,
+    precision: str,
+    log: Log,
+    inference: Inference = ONE_PASS,
 ) -> dict[str, Metric]:
     """Every task's metric over a data set of `count` pictures, merged over all processes. Batches are whole
     before they are shared out: the figures do not depend on the number of processes."""
@@ -38,7 +47,7 @@ def collect(
     model.eval()
     for pictures, targets in track(loader.batches(keys), "evaluate", log, len(keys)):
         with torch.inference_mode(), autocast(precision, device):
-            results = model.predict(pictures.to(device, torch.channels_last))
+            results = inference.batch(model, pictures)
         for name, metric in metrics.items():
             metric.update(pictures.ids, results[name], targets)
     if distributed:
@@ -61,10 +70,18 @@ def figures(metrics: dict[str, Metric]) -> dict[str, float]:
 
 
 def eval_loader(
-    task: Task, dataset: Any, side: int, workers: int, pad: float | Sequence[float] = 0.0, divisor: int = 1
+    task: Task,
+    dataset: Any,
+    side: int | None,
+    workers: int,
+    pad: float | Sequence[float] = 0.0,
+    divisor: int = 1,
 ) -> Loader:
-    """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
-    transform, keys = task.eval_transform(side), task.target_keys()
+    """Batches for evaluation: the task's own evaluation transform, targets in the file's frame.
+
+    Without a `side` the pictures are as their files have them.
+    """
+    transform, keys = task.eval_transform(side) if side else Compose([]), task.target_keys()
     view = View(dataset, transform, keys, file_frame=True, inputs=task.inputs)
     return Loader(view, workers, pad, divisor)
 
@@ -97,7 +114,8 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
         precision = header.get("precision", precision)
     batch, side = options.batch or header.get("batch", 32), header["imgsz"]
     task = next(iter(loaded.named_tasks.values()))
-    splits = open_splits(options.data, task.classes, options.format)
+    keys = frozenset[str]().union(*(each.needs for each in loaded.named_tasks.values()))
+    splits = open_splits(options.data, task.classes, options.format, keys, options.values)
     name = options.split or evaluation_split(splits)
     if name not in splits:
         raise DataError(f"{options.data}: no split {name!r}; it has {', '.join(splits)}")
@@ -105,17 +123,20 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     dataset = dataset.with_size(side) if hasattr(dataset, "with_size") else dataset
     check_keys(loaded.named_tasks, dataset, options.data)
     check_regions(loaded.named_tasks, options.regions)
+    inference = Inference.of(options, loaded)
     dataset = with_channels(dataset, loaded.backbone.in_channels)
     dataset = with_regions(readable({name: dataset}, options.strict, log), options.regions, log)[name]
-    workers = workers_for(options.workers)
     preparation = loaded.backbone.preprocessing
-    loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)
+    if inference.tile:  # one picture at a time, and none read ahead: they may be as large as memory allows
+        batch, loader = 1, eval_loader(task, dataset, None, 0, preparation.pad)
+    else:
+        workers = workers_for(options.workers)
+        loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)
     loaded = loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    metrics = collect(loaded, loader, len(dataset), batch, device, precision, log)
+    metrics = collect(loaded, loader, len(dataset), batch, device, precision, log, inference)
     values = figures(metrics)
-    say_figures(
-        values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {precision})", log
-    )
+    how = f"{precision} {inference}".strip()
+    say_figures(values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {how})", log)
     say_remarks(metrics, log)
     run_folder.write_json(options.json, values)
     if folder := plots_folder(options, path, name):
@@ -150,13 +171,24 @@ def plots_folder(options: Eval, path: Path | None, split: str) -> Path | None:
 def say_figures(values: dict[str, float], title: str, log: Log) -> None:
     """A few lines for people: the flat figures first, then a line a class; of many classes only those that occur."""
     log(title)
-    of_class = [key for key in values if per_class(key, values)]
-    absent = {key for key in of_class if math.isnan(values[key])} if len(of_class) > MANY else set()
+    of_classes: dict[str, dict[str, float]] = {}
     for key, value in values.items():
-        if key not in absent:
+        if figure := shared_figure(key, values):
+            of_classes.setdefault(key[len(figure) + 1 :], {})[figure] = value
+        else:
             log(f"  {key:<28} {number(value)}")
+    columns = list(dict.fromkeys(figure for row in of_classes.values() for figure in row))
+    if len(columns) > 1:
+        log(f"  {'':<28} {' '.join(f'{figure:<6}' for figure in columns)}".rstrip())
+    absent = {name for name, row in of_classes.items() if all(map(math.isnan, row.values()))}
+    absent = absent if len(of_classes) > MANY else set()
+    for name, row in of_classes.items():
+        if name not in absent:
+            cells = [f"{number(row.get(figure, math.nan)):<{max(6, len(figure))}}" for figure in columns]
+            label = name if len(columns) > 1 else f"{columns[0]}/{name}"
+            log(f"  {label:<28} {' '.join(cells)}".rstrip())
     if absent:
-        log(f"  {len(absent)} figures of classes that do not occur are n/a")
+        log(f"  {len(absent)} classes that do not occur are n/a")
 
 
 def number(value: float) -> str:
@@ -174,7 +206,13 @@ def say_remarks(metrics: dict[str, Metric], log: Log) -> None:
 
 def per_class(key: str, values: Collection[str]) -> bool:
     """Whether a figure is one class's share of another: `box/AP/NAME` of `box/AP`."""
-    return any(key[:i] in values for i, letter in enumerate(key) if letter == "/")
+    return bool(shared_figure(key, values))
+
+
+def shared_figure(key: str, values: Collection[str]) -> str:
+    """The figure that one class has this share of: `box/AP` for `box/AP/NAME`; empty where it is none's."""
+    places = (i for i, letter in enumerate(key) if letter == "/")
+    return next((key[:i] for i in places if key[:i] in values), "")
 
 
 def draw_plots(tasks: dict[str, Task], metrics: dict[str, Metric], folder: Path) -> None:

@@ -12,6 +12,15 @@ def _option(default: Any, help: str, least: float | None = None, most: float | N
     return field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
+VALUES = (
+    "what masks hold: 0:background,255:object,11:ignore, or a file of such lines; default: as the data say"
+)
+FLIP = "dense tasks: average with the mirrored picture's answer"
+SCALES = "dense tasks: average over the picture at these scales, e.g. 0.75,1,1.25"
+TILE = "dense tasks: answer pictures at their own size, in tiles of this side; default: whole, at imgsz"
+OVERLAP = "tile=: pixels that neighbouring tiles share at least"
+
+
 @dataclass
 class Train:
     """Train a task on data, from published weights, a saved model, or scratch; or go on with a run."""
@@ -19,6 +28,7 @@ class Train:
     task: str = _option("", "what to learn: classification, ... (see `retinue list tasks`)")
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N], rendered on the fly")
     format: str | None = _option(None, "the data's format, where more than one would fit")
+    values: str | None = _option(None, VALUES)
     regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
     backbone: str = _option("mobilenet_v2", "see `retinue list backbones`; timm/NAME opens timm's")
     weights: str | None = _option(
@@ -92,10 +102,15 @@ class Eval:
     predictions: str | None = _option(None, "a COCO results file to judge instead of a model")
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N]")
     format: str | None = _option(None, "the data's format, where more than one would fit")
+    values: str | None = _option(None, VALUES)
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
     regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int | None = _option(None, "pictures at once; default: as in training", least=1)
+    flip: bool = _option(False, FLIP)
+    scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": SCALES})
+    tile: int | None = _option(None, TILE, least=1)
+    overlap: int = _option(128, OVERLAP, least=0)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     workers: int | None = _option(None, "data-loading processes", least=0)
@@ -115,6 +130,10 @@ class Predict:
     regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int = _option(8, "pictures at once", least=1)
+    flip: bool = _option(False, FLIP)
+    scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": SCALES})
+    tile: int | None = _option(None, TILE, least=1)
+    overlap: int = _option(128, OVERLAP, least=0)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     conf: float = _option(
@@ -124,7 +143,7 @@ class Predict:
         most=1,
     )
     every: int = _option(1, "of a video: each N-th frame", least=1)
-    draw: bool = _option(True, "write pictures and videos with the results drawn")
+    draw: bool = _option(True, "draw the results on pictures and videos; label masks are written anyway")
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")
     project: str = _option("runs/predict", "folder of the results")
     name: str | None = _option(None, "the results' name; default: the model's")
@@ -159,6 +178,7 @@ class Check:
 
     data: str = _option("", "a data set's folder or file, or scenes[:N]")
     format: str | None = _option(None, "the data's format, where more than one would fit")
+    values: str | None = _option(None, VALUES)
     strict: bool = _option(False, "warnings fail too")
     json: str | None = _option(None, "write the report to this file too; - is standard output")
 

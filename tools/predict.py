@@ -21,7 +21,8 @@ from retinue.datasets.targets import DataError
 from retinue.datasets.video import Video, is_video
 from retinue.tasks.detection.coco_results import ImageId, Record, coco_results, image_id
 from retinue.tasks.detection.results import Detections
-from retinue.tools.drawings import draw_results
+from retinue.tools.drawings import draw_results, write_files
+from retinue.tools.inference import Inference
 from retinue.tools.options import Predict, make
 from retinue.tools.predict_video import Film, stream_video
 from retinue.tools.predictor import Predicted, Predictor
@@ -79,6 +80,7 @@ def opened(options: Predict) -> tuple[Predictor, Proposals | None]:
     """The model, and the proposals that it is given beside the pictures, if any."""
     predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
     check_regions(predictor.model.named_tasks, options.regions)
+    predictor.inference = Inference.of(options, predictor.model)
     return predictor, read_proposals(options.regions) if options.regions else None
 
 
@@ -89,11 +91,15 @@ def stream(
     skip: Skips,
     proposals: Proposals | None = None,
 ) -> Iterator[tuple[Predicted, np.ndarray]]:
-    """The results of each picture among the paths, with the picture itself, in order; unusable ones are skipped."""
+    """The results of each picture among the paths, with the picture itself, in order; unusable ones are skipped.
+
+    Those that are answered in tiles are read one by one: they may be as large as memory allows.
+    """
     pictures = [path for path in paths if not is_video(path)]
-    for start in range(0, len(pictures), options.batch):
+    batch = 1 if options.tile else options.batch
+    for start in range(0, len(pictures), batch):
         usable, read, inputs = [], [], []
-        for path in pictures[start : start + options.batch]:
+        for path in pictures[start : start + batch]:
             try:
                 image = read_picture(path, predictor.model.backbone.in_channels).image
                 inputs.append(beside(path, (image.shape[0], image.shape[1]), proposals))
@@ -110,7 +116,8 @@ def stream(
 def run(settings: dict[str, Any]) -> int:
     """The command: a line a picture or video, drawings and `results.json` in a new folder, one summary line.
 
-    Detections of pictures also go into `predictions.json`, COCO's results format, which `retinue eval` judges.
+    Label masks and what else a result has as files lie beside the drawings of pictures. Detections of pictures also go
+    into `predictions.json`, COCO's results format, which `retinue eval` judges.
     """
     options, _ = make("predict", settings)
     if not options.model or not options.source:
@@ -131,6 +138,8 @@ def run(settings: dict[str, Any]) -> int:
             record = {"path": str(predicted.path), **to_json(results)}
             if options.draw:
                 record["drawn"] = draw_results(predicted.path, picture, results, folder)
+            if files := write_files(predicted.path, results, folder):
+                record["files"] = files
             records.append(record)
             coco.add(predicted)
             log(f"{predicted.path}: {'; '.join(str(result) for result in results.values())}")

@@ -14,6 +14,7 @@ from retinue.datasets.targets import DataError, Sample, collate
 from retinue.tasks.fused import fused_model
 from retinue.tasks.task import Model, Task
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
+from retinue.tools.inference import ONE_PASS, Inference
 from retinue.tools.open_model import open_model
 
 
@@ -41,6 +42,8 @@ class Predictor:
     side: int
     device: torch.device
     precision: str
+    inference: Inference = ONE_PASS
+    """One pass, several views, or tiles."""
 
     @classmethod
     def open(
@@ -85,6 +88,9 @@ class Predictor:
         names = ids or [str(i) for i in range(len(pictures))]
         for name, picture in zip(names, pictures, strict=True):
             check_array(name, picture, self.model.backbone.in_channels)
+        if self.inference.tile:
+            with self.computing():
+                return [self.inference.tiled(self.model, *each) for each in zip(pictures, names)]
         transform, rng = self.task.eval_transform(self.side), np.random.default_rng(0)
         given = inputs if inputs is not None else [{}] * len(names)
         samples = [
@@ -94,7 +100,7 @@ class Predictor:
         preparation = self.model.backbone.preprocessing
         batch, _ = collate(samples, preparation.pad, preparation.divisor)
         with self.computing():
-            results = self.model.predict(batch.to(self.device, torch.channels_last))
+            results = self.inference.batch(self.model, batch)
         return [{task: values[i] for task, values in results.items()} for i in range(len(samples))]
 
 

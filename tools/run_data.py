@@ -20,7 +20,8 @@ def open_data(
 ) -> tuple[dict[str, Any], int, np.ndarray | None]:
     """The splits without unusable pictures, described on the log; the side of the network's input; the sizes (n, 2) of
     the training pictures, as far as they are known. header: of the model that is begun with."""
-    splits = open_splits(options.data, format=options.format)
+    needs = find(options.task).needs
+    splits = open_splits(options.data, format=options.format, keys=needs, values=options.values)
     side = options.imgsz or header.get("imgsz") or default_side(options)
     options.imgsz = side
     splits = {name: s.with_size(side) if hasattr(s, "with_size") else s for name, s in splits.items()}

@@ -26,6 +26,7 @@ from retinue.tasks.task import Model, Task
 from retinue.tools import run_folder, state
 from retinue.tools.devices import resolve_device, resolve_precision
 from retinue.tools.evaluate import eval_loader
+from retinue.tools.inference import ONE_PASS
 from retinue.tools.loader import Loader, View, epoch_batches, workers_for
 from retinue.tools.new_model import begin, build_model, rebuild_model
 from retinue.tools.options import Train, UsageError, as_dict
@@ -157,7 +158,7 @@ class Setup:
             results: dict[str, list[Any]] = {name: [] for name in model.named_tasks}
             for start in range(0, len(pictures), self.options.batch):
                 part = pictures[slice(start, start + self.options.batch)]
-                for name, values in model.predict(part.to(self.device, torch.channels_last)).items():
+                for name, values in ONE_PASS.batch(model, part).items():
                     results[name] += values
             for name, task in model.named_tasks.items():
                 image = task.draw_batch(pictures, targets, results[name])

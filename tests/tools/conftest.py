@@ -124,3 +124,29 @@ def paint_boxes() -> Callable[..., Path]:
         return root
 
     return data
+
+
+@pytest.fixture(scope="session")
+def paint_masks() -> Callable[..., Path]:
+    """paint_masks(root, split=[(height, width), ...], ...): pictures beside masks of ground 0, disc 1 and void 11.
+
+    Each picture is blue noise above a red disc, whose rim is void; `classes.txt` names the values.
+    """
+
+    def data(root: Path, **splits: list[tuple[int, int]]) -> Path:
+        for split, sizes in splits.items():
+            for i, (height, width) in enumerate(sizes):
+                rng = np.random.default_rng(i)
+                y, x = np.mgrid[:height, :width] + 0.5
+                away = np.hypot(y - height * rng.uniform(0.3, 0.7), x - width * rng.uniform(0.3, 0.7))
+                mask = np.where(away < 11, 1, np.where(away < 13, 11, 0)).astype(np.uint8)
+                picture = rng.integers(-25, 26, (height, width, 3)) + np.where(
+                    mask[..., None] == 1, COLOURS["red"], COLOURS["blue"]
+                )
+                for folder, image in ((split, picture.clip(0, 255)[..., ::-1]), (f"{split}annot", mask)):
+                    (root / folder).mkdir(parents=True, exist_ok=True)
+                    assert cv2.imwrite(str(root / folder / f"{i:03d}.png"), image.astype(np.uint8))
+        (root / "classes.txt").write_text("0 ground\n1 disc\n11 void\n")
+        return root
+
+    return data

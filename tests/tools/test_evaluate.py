@@ -196,10 +196,24 @@ def test_of_many_classes_only_those_that_occur_have_a_line(capsys: Any) -> None:
     values |= {f"box/AP/{i}": math.nan for i in range(60)}
     evaluation.say_figures(values, "many", Log())
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    rest = ["61", "figures", "of", "classes", "that", "do", "not", "occur", "are", "n/a"]
+    rest = ["61", "classes", "that", "do", "not", "occur", "are", "n/a"]
     expected = [["box/AP", "0.5000"], ["box/APs", "n/a"], ["box/AP/cat", "0.5000"], rest]
     assert lines[1:] == expected
     assert evaluation.per_class("box/AP/a/b", values) and not evaluation.per_class("box/AP50", values)
+
+
+def test_several_figures_of_a_class_share_a_line(capsys: Any) -> None:
+    values = {"miou": 0.5, "class_accuracy": 0.75, "miou/sky": 0.5, "class_accuracy/sky": 0.75}
+    values |= {"miou/a/b": math.nan, "class_accuracy/a/b": 0.0}
+    evaluation.say_figures(values, "title", Log())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["miou", "0.5000"], ["class_accuracy", "0.7500"], ["miou", "class_accuracy"],
+        ["sky", "0.5000", "0.7500"], ["a/b", "n/a", "0.0000"],
+    ]  # fmt: skip
+    assert len({line.rindex("0") for line in lines[4:]}) == 1 and not any(
+        line.endswith(" ") for line in lines
+    )
 
 
 def test_json_and_curves(saved: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
