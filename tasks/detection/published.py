@@ -1,5 +1,6 @@
 """torchvision's detectors by name, with their COCO weights: https://docs.pytorch.org/vision/stable/models.html."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -8,15 +9,14 @@ from typing import Any
 from torch import Tensor
 
 import retinue.backbones
-from retinue.backbones.backbone import Backbone, Origin
-from retinue.backbones.weights import PUBLISHED_HASH, Weights, compare, locate, read_tensors
+from retinue.backbones.backbone import Backbone
 from retinue.datasets.targets import PERSON_KEYPOINTS, ClassMap
+from retinue.tasks import torchvision_weights
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.keypoint_rcnn import KeypointRCNN
 from retinue.tasks.detection.mask_rcnn import MaskRCNN
 from retinue.tasks.task import Model
 
-LICENCE = "BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0"
 V2 = {"head": "conv", "rpn_depth": 2}
 FIVE = {"anchor_sizes": [32, 64, 128, 256, 512], "rpn_score_threshold": 0.05}
 OLD_NAMES = (
@@ -67,16 +67,19 @@ def build(name: str, weights: str | None = None) -> tuple[Model, dict[str, Any]]
     """A published detector in evaluation mode, and what its header says beside its construction.
 
     weights: "coco" (the default, the best published ones), their name (COCO_V1), a local file or a URL of a
-    torchvision `state_dict`. Raises WeightsError for weights that are unknown, unreadable or misfit.
+    torchvision `state_dict`; a published file is known by its content, whatever it is called. Raises WeightsError for
+    weights that are unknown, unreadable or misfit.
     """
-    path, known = locate(weights or "coco", published_weights(name), name, default="coco")
-    tensors = read_tensors(path)
+    tensors, known, origin = torchvision_weights.open_weights(name, weights)
+    if known is None and (first := DETECTORS[name].no_eps):
+        logging.getLogger("retinue").warning(
+            "%s: none of %s's published files, so its batch norms have an epsilon of 1e-5. Weights that come from %s "
+            "were trained without one and find less: give the published file, or weights=%s",
+            origin.source, name, " or ".join(first), first[0],
+        )  # fmt: skip
     model = construct(name, norm_eps(name, known.name if known else ""))
-    insert(model, tensors, str(path))
-    if known is not None:
-        model.backbone.weights = Origin(known.url, known.licence)
-    else:
-        model.backbone.weights = Origin(str(path))
+    insert(model, tensors, origin.source)
+    model.backbone.weights = origin
     return model.eval(), {"imgsz": DETECTORS[name].imgsz, "batch": 1}
 
 
@@ -98,61 +101,22 @@ def construct(name: str, eps: float | None = None) -> Model:
 @cache
 def classes_of(name: str) -> ClassMap:
     """COCO's classes by their original ids 1 to 90; the ten that were never annotated are called "unused ID"."""
-    (first, *_) = published_members(name)
+    (first, *_) = torchvision_weights.published_members(name)
     categories = first.meta["categories"][1:]  # without background
     names = tuple(f"unused {i}" if n == "N/A" else n for i, n in enumerate(categories, 1))
     keypoints = PERSON_KEYPOINTS if "keypoint_names" in first.meta else {}
     return ClassMap(names, tuple(range(1, len(names) + 1)), keypoints)
 
 
-def published_members(name: str) -> list[Any]:
-    """torchvision's own descriptions of the weights, the default first."""
-    from torchvision.models import get_model_weights  # slow, and only named detectors need it
-
-    members = get_model_weights(name)
-    return sorted(members, key=lambda member: member is not members.DEFAULT)
-
-
-def published_weights(name: str) -> dict[str, Weights]:
-    """The published weights by name, the default first. `top1` is of classifiers: see `describe` for the score."""
-    found = {}
-    for member in published_members(name):
-        digest = PUBLISHED_HASH.search(member.url)
-        found[member.name] = Weights(
-            name=member.name,
-            url=member.url,
-            sha256=digest.group(1) if digest else None,
-            licence=LICENCE,
-            top1=None,
-            parameters=member.meta["num_params"],
-            preprocessing=retinue.backbones.backbone.Preprocessing(),
-            categories=tuple(member.meta["categories"]),
-        )
-    return found
-
-
 def describe(name: str) -> dict[str, Any]:
     """`score` on COCO val2017 with its `metric`, `licence`, `source`, `parameters` of the default weights."""
-    (member, *_) = published_members(name)
-    score = member.meta["_metrics"]["COCO-val2017"]["box_map"] / 100
-    return {
-        "score": score,
-        "metric": "box/AP",
-        "licence": LICENCE,
-        "source": member.url,
-        "parameters": member.meta["num_params"],
-    }
+    return torchvision_weights.describe(name, ("COCO-val2017", "box_map"), "box/AP")
 
 
 def insert(model: Model, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy a torchvision detector's `state_dict` into a model put together alike.
-
-    Raises WeightsError, with `source` in front, and leaves the model as it was, when keys or shapes differ.
-    """
+    """Copy a torchvision detector's `state_dict` into a model put together alike; WeightsError where it is not."""
     (task,) = model.named_tasks
-    given = {translate(key, model.backbone, task): value for key, value in tensors.items()}
-    compare(model.state_dict(), given, source)
-    model.load_state_dict(given, strict=False)
+    torchvision_weights.insert(model, tensors, lambda key: translate(key, model.backbone, task), source)
 
 
 def translate(key: str, backbone: Backbone, task: str) -> str:

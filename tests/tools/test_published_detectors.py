@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import detection as theirs
 
 from retinue.datasets.targets import DataError
-from retinue.tasks import model_file
+from retinue.tasks import model_file, torchvision_weights
 from retinue.tasks.detection import published
 from retinue.tools import command
 from retinue.tools.open_model import open_model
@@ -107,10 +107,10 @@ def test_the_published_file_is_fetched_once_and_checked(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_address[1]}/{file.name}"
-        known = published.published_weights(NAME)
+        known = torchvision_weights.published_weights(NAME)
         (first, *_) = known.values()
         moved = {first.name: type(first)(**{**vars(first), "url": url, "sha256": digest})}
-        monkeypatch.setattr(published, "published_weights", lambda name: moved)
+        monkeypatch.setattr(torchvision_weights, "published_weights", lambda name: moved)
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
         for how in (None, "coco", "COCO_V1", url):
             _, header, _ = open_model(NAME, how, "cpu")
