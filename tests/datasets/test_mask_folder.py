@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mutations import MANY, SLOW_MANY, survives
+from mutations import MUTANTS, survives
 from PIL import Image
 
 from retinue.datasets.formats import open_splits
@@ -190,12 +190,13 @@ def test_lossy_masks_are_refused(tmp_path: Path) -> None:
         read_indices(tmp_path / "m.jpg")
 
 
-def mutate(root: Path, count: int) -> None:
+@MUTANTS
+def test_mutants(tmp_path: Path, count: int) -> None:
     for name in "ab":
-        pair(root, name, two_objects())
+        pair(tmp_path, name, two_objects())
 
     def use() -> None:
-        for part in splits(str(root)).values():
+        for part in splits(str(tmp_path)).values():
             list(part.problems())
             for i in range(len(part)):
                 targets = part[i].targets
@@ -204,18 +205,8 @@ def mutate(root: Path, count: int) -> None:
                     and (targets["boxes"] == tight_boxes(targets["masks"])).all()
                 )
 
-    outcomes = survives(root / "PedMasks/a_mask.png", root, use, count)
+    outcomes = survives(tmp_path / "PedMasks/a_mask.png", tmp_path, use, count)
     assert outcomes["used"] == count  # the picture is skipped, the other one stays
-
-
-def test_mutants(tmp_path: Path) -> None:
-    mutate(tmp_path, MANY)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_ten_thousand_mutants(tmp_path: Path) -> None:
-    mutate(tmp_path, SLOW_MANY)
 
 
 @pytest.mark.skipif(not PENN_FUDAN.exists(), reason=f"{PENN_FUDAN} is not here")

@@ -24,7 +24,7 @@ def test_runs_are_those_of_the_columns(mask: np.ndarray) -> None:
     runs = run_lengths(code["counts"])
     assert runs is not None and fills(runs, *mask.shape)
     painted = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    assert (painted.reshape(mask.shape[::-1]).T == mask).all()
+    assert (mask == painted.reshape(mask.shape[::-1]).T).all()
 
 
 def test_a_code_by_hand() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mutations import MANY, SLOW_MANY, survives
+from mutations import MUTANTS, survives
 
 from retinue.datasets import voc
 from retinue.datasets.check import check
@@ -270,29 +270,21 @@ def use(root: Path) -> None:
         assert all(reason for _, reason in part.skipped)
 
 
-def mutate(root: Path, count: int) -> None:
+@MUTANTS
+def test_mutants(tmp_path: Path, count: int) -> None:
     files = {
         "a": xml(DOG, thing("cat", 4.5, 1, 8, 9, more="<difficult>1</difficult>"), source=PASCAL),
         "b": '<?xml version="1.0" encoding="utf-8"?>\n' + xml(DOG, name="b.png"),
         "c": xml(DOG, source=PASCAL),
     }
-    devkit(root, files, train="a c", val="b c")
+    devkit(tmp_path, files, train="a c", val="b c")
     for place, part in (
         ("Annotations/a.xml", 0.4),
         ("Annotations/b.xml", 0.4),
         ("ImageSets/Main/train.txt", 0.2),
     ):
-        outcomes = survives(root / place, root, lambda: use(root), int(count * part))
+        outcomes = survives(tmp_path / place, tmp_path, lambda: use(tmp_path), int(count * part))
         assert outcomes["used"] > outcomes.total() / 20 and not outcomes["refused without a word"]
-
-
-def test_mutated_files(tmp_path: Path) -> None:
-    mutate(tmp_path, MANY)
-
-
-@pytest.mark.slow
-def test_many_mutated_files(tmp_path: Path) -> None:
-    mutate(tmp_path, SLOW_MANY)
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mutations import MANY, SLOW_MANY, survives
+from mutations import MUTANTS, survives
 
 from retinue.datasets import yolo
 from retinue.datasets.targets import DataError
@@ -280,26 +280,20 @@ def use(root: Path) -> None:
         assert all("; " in str(problem) for problem in data.problems())
 
 
-def mutate(root: Path, count: int) -> None:
+@MUTANTS
+def test_mutants(tmp_path: Path, count: int) -> None:
     outline = "0 0.25 0.1 0.75 0.1 0.5 0.9\n"
-    layout(root / "a", DATA.replace("images/val", "val.txt"), train_a=BOX + outline, train_b=BOX, val_c=BOX)
-    write(root / "a/val.txt", "./images/val/c.png\nimages/train/b.png\n")
+    layout(
+        tmp_path / "a", DATA.replace("images/val", "val.txt"), train_a=BOX + outline, train_b=BOX, val_c=BOX
+    )
+    write(tmp_path / "a/val.txt", "./images/val/c.png\nimages/train/b.png\n")
     keypoints = DATA + "kpt_shape: [2, 3]\nflip_idx: [1, 0]\n"
     line = "1 0.5 0.5 0.5 0.5 0.5 0.5 2 0.25 0.5 1\n"
-    layout(root / "b", keypoints, train_a=line + line, train_b=line, val_c=line)
+    layout(tmp_path / "b", keypoints, train_a=line + line, train_b=line, val_c=line)
     for place, share in (
         *(("a/labels/train/a.txt", 0.3), ("a/data.yaml", 0.2), ("a/val.txt", 0.1)),
         *(("b/labels/train/a.txt", 0.2), ("b/data.yaml", 0.2)),
     ):
-        home = root / place[0]
-        outcomes = survives(root / place, home, lambda home=home: use(home), int(count * share))  # type: ignore[misc]
+        home = tmp_path / place[0]
+        outcomes = survives(tmp_path / place, home, lambda home=home: use(home), int(count * share))  # type: ignore[misc]
         assert outcomes["used"] > outcomes.total() / 20 and not outcomes["refused without a word"]
-
-
-def test_mutated_files(tmp_path: Path) -> None:
-    mutate(tmp_path, MANY)
-
-
-@pytest.mark.slow
-def test_many_mutated_files(tmp_path: Path) -> None:
-    mutate(tmp_path, SLOW_MANY)

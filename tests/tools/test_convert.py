@@ -1,100 +1,40 @@
-"""convert: what goes in comes out again, what cannot is refused before anything is written."""
+"""convert: what goes in comes out again, in every format."""
 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
+from convertible import (
+    HEIGHT,
+    WIDTH,
+    annotation,
+    by_id,
+    coco_value,
+    code,
+    masks,
+    numbers,
+    picture,
+    same_json,
+    square,
+    write_json,
+    yolo_source,
+)
 
-from retinue.datasets import coco, voc, write_coco, yolo
+from retinue.datasets import coco, voc, yolo
 from retinue.datasets.formats import open_splits
-from retinue.datasets.objects import ObjectPictures
-from retinue.datasets.targets import DataError
 from retinue.datasets.voc_xml import VocObject, VocPicture, read_xml, write_xml
 from retinue.tools import command
-from retinue.tools.convert import ConversionError, convert
-from retinue.tools.options import UsageError
+from retinue.tools.convert import convert
 
 SHARED = Path(__file__).parents[3] / "shared/data"
-WIDTH, HEIGHT = 64, 48
-
-
-def picture(path: Path, value: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), value, np.uint8))
-
-
-def code(mask: np.ndarray) -> dict[str, Any]:
-    made = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [HEIGHT, WIDTH], "counts": made["counts"].decode()}
-
-
-def square(x: int, y: int, side: int) -> np.ndarray:
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[y : y + side, x : x + side] = True
-    return mask
-
-
-def annotation(id: int, image: int, category: int, box: list[float], **more: Any) -> dict[str, Any]:
-    given = {"segmentation": [], "iscrowd": 0, "area": box[2] * box[3]}
-    return {"id": id, "image_id": image, "category_id": category, "bbox": box} | given | more
-
-
-def coco_value(split: int) -> dict[str, Any]:
-    """Holed ids, a crowd with a hole, both kinds of codes, floats with awkward sums, an empty picture."""
-    ring = square(30, 5, 12) & ~square(34, 9, 4)
-    polygon = [[2.13, 3.07, 12.41, 3.1, 12.4, 15.93], [20.1, 20.2, 25.3, 20.4, 25.5, 26.6]]
-    first = 1000 * split
-    return {
-        "images": [
-            {"id": first + n, "file_name": f"{split}{n}.png", "height": HEIGHT, "width": WIDTH} for n in (7, 3, 9)
-        ],
-        "annotations": [
-            annotation(first + 42, first + 7, 90, [2.13, 3.07, 23.37, 23.53], segmentation=polygon, area=95.0625),
-            annotation(first + 41, first + 7, 3, [30, 5, 12, 12], segmentation=code(ring), iscrowd=1, area=128),
-            annotation(first + 5, first + 9, 3, [0.1, 0.2, 0.3, 0.7]),
-            annotation(
-                first + 6, first + 9, 17, [0, 0, 64, 1],
-                segmentation={"size": [HEIGHT, WIDTH], "counts": [0] + [1, HEIGHT - 1] * WIDTH}, area=64,
-            ),
-        ],
-        "categories": [{"id": 3, "name": "car"}, {"id": 17, "name": "cat"}, {"id": 90, "name": "tooth brush"}],
-    }  # fmt: skip
-
-
-def write_json(root: Path, values: dict[str, dict[str, Any]]) -> Path:
-    for shade, (split, value) in enumerate(values.items()):
-        for i, image in enumerate(value["images"]):
-            picture(root / f"{split}2017" / image["file_name"], (11 * i + 100 * shade) % 256)
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(value))
-    return root
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_json(tmp_path / "coco", {"train": coco_value(0), "val": coco_value(1)})
-
-
-def by_id(values: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    return {value["id"]: value for value in values}
-
-
-def same_json(before: Path, after: Path) -> None:
-    a, b = (json.loads(file.read_text()) for file in (before, after))
-    assert by_id(a["images"]) == by_id(b["images"])
-    assert [{k: c[k] for k in c if k in ("id", "name")} for c in a["categories"]] == [
-        {k: c[k] for k in c if k in ("id", "name")} for c in b["categories"]
-    ]
-    known = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints")
-    left, right = (
-        {id: {k: v[k] for k in known if k in v} for id, v in by_id(x["annotations"]).items()} for x in (a, b)
-    )
-    assert left == right
 
 
 def test_coco_to_coco_is_equal(source: Path, tmp_path: Path) -> None:
@@ -164,20 +104,6 @@ def test_voc_to_coco_to_voc_is_equal(tmp_path: Path) -> None:
     assert any("1 crowd objects become difficult" in note for note in result["notes"])
 
 
-def yolo_source(root: Path, lines: dict[str, str], more: str = "") -> Path:
-    for i, (stem, text) in enumerate(lines.items()):
-        picture(root / f"images/{stem}.png", i)
-        (root / f"labels/{stem}.txt").parent.mkdir(parents=True, exist_ok=True)
-        (root / f"labels/{stem}.txt").write_text(text)
-    yaml = f"path: .\ntrain: images/train\nval: images/val\nnames: [no, 'a: b', c]\n{more}"
-    (root / "data.yaml").write_text(yaml)
-    return root
-
-
-def numbers(file: Path) -> np.ndarray:
-    return np.array([float(word) for word in file.read_text().split()])
-
-
 @pytest.mark.parametrize(
     ("line", "more"),
     [
@@ -200,10 +126,6 @@ def test_yolo_to_coco_to_yolo_is_equal(tmp_path: Path, line: str, more: str) -> 
         assert (tmp_path / f"last/images/{name}.png").is_file()
     before, after = (yolo.splits(str(root))["train"].classes for root in (first, tmp_path / "last"))
     assert before == after
-
-
-def masks(part: ObjectPictures) -> dict[str, list[np.ndarray]]:
-    return {Path(part.id(i)).name: list(part[i].targets["masks"]) for i in range(len(part))}
 
 
 def test_coco_to_masks_to_coco_has_the_same_masks(tmp_path: Path) -> None:
@@ -257,86 +179,6 @@ def test_outlines_to_yolo_as_one_ring_each(source: Path, tmp_path: Path) -> None
     assert open_splits(str(tmp_path / "out"))["val"].classes.names == ("car", "cat", "tooth brush")
 
 
-def refused(source: Path, out: Path, **options: Any) -> str:
-    with pytest.raises((DataError, UsageError)) as error:
-        convert(str(source), out=str(out), **options)
-    assert not out.exists() or not any(out.iterdir())
-    assert [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")] == []
-    return str(error.value)
-
-
-def test_what_a_format_cannot_hold_is_refused_by_name(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert "VOC's xml files hold no outlines: drop=masks" in refused(source, out, to="voc")
-    said = refused(source, out, to="yolo")
-    assert (
-        "2 crowd objects" in said and "6 outlines are run-length codes" in said and "drop=crowd,masks" in said
-    )
-    said = refused(source, out, to="mask_folder", drop="classes")
-    assert all(
-        words in said for words in ("2 crowd", "2 objects have no outline", "drop=classes,crowd,boxes")
-    )
-    assert "of 2 classes" in refused(source, out, to="mask_folder", drop="crowd,boxes")
-    boxes = yolo_source(tmp_path / "boxes", {"train/a": "0 0.5 0.5 0.5 0.5\n", "val/b": ""})
-    assert "have no outlines" in refused(boxes, out, to="mask_folder")
-
-
-def test_what_was_agreed_to_is_lost_and_nothing_else(source: Path, tmp_path: Path) -> None:
-    convert(str(source), to="voc", out=str(tmp_path / "voc"), drop="masks")
-    part = voc.splits(str(tmp_path / "voc"))["train"]
-    names = [Path(part.id(i)).name for i in range(3)]
-    assert names == ["07.png", "03.png", "09.png"] and np.diff(part.annotations.offsets).tolist() == [2, 0, 2]
-    assert part.annotations.crowd is not None and part.annotations.crowd.tolist() == [
-        False,
-        True,
-        False,
-        False,
-    ]
-    convert(str(source), to="mask_folder", out=str(tmp_path / "masks"), drop="crowd,boxes,classes")
-    assert len(open_splits(str(tmp_path / "masks"))["val"].annotations.labels) == 2
-
-
-def test_shared_pixels_go_to_the_later_object_if_that_is_agreed_to(tmp_path: Path) -> None:
-    value = coco_value(0) | {"categories": [{"id": 3, "name": "car"}]}
-    value["annotations"] = [
-        annotation(n, 7, 3, [0, 0, 1, 1], segmentation=code(square(4, 4, side)))
-        for n, side in ((1, 9), (2, 5))
-    ]
-    first = write_json(tmp_path / "first", {"train": value})
-    assert "25 pixels belong to several objects" in refused(first, tmp_path / "out", to="mask_folder")
-    convert(str(first), to="mask_folder", out=str(tmp_path / "out"), drop="overlaps")
-    areas = [mask.sum() for mask in masks(open_splits(str(tmp_path / "out"))["train"])["07.png"]]
-    assert areas == [81 - 25, 25]
-    value["annotations"].append(annotation(3, 7, 3, [0, 0, 1, 1], segmentation=code(square(4, 4, 9))))
-    again = write_json(tmp_path / "again", {"train": value})
-    assert "2 objects show no pixel" in refused(again, tmp_path / "out2", to="mask_folder", drop="overlaps")
-
-
-def test_keypoints_and_outlines_do_not_both_fit_a_line(tmp_path: Path) -> None:
-    value = coco_value(0)
-    value["categories"] = [
-        {"id": 3, "name": "person", "keypoints": ["left eye", "right eye"], "skeleton": [[1, 2]]}
-    ]
-    points = [10, 12, 2, 20.5, 12, 1]
-    shape = code(square(4, 4, 9))
-    value["annotations"] = [annotation(1, 7, 3, [4, 4, 9, 9], segmentation=shape, keypoints=points)]
-    first = write_json(tmp_path / "first", {"train": value})
-    assert "not both" in refused(first, tmp_path / "out", to="yolo")
-    assert "no keypoints" in refused(first, tmp_path / "out", to="voc", drop="masks")
-    convert(str(first), to="yolo", out=str(tmp_path / "points"), drop="masks")
-    part = open_splits(str(tmp_path / "points"))["train"]
-    np.testing.assert_allclose(part.annotations.keypoints, [np.reshape(points, (2, 3))], atol=1e-9)
-    assert part.classes.keypoints["pairs"] == [[0, 1]]
-    convert(str(first), to="yolo", out=str(tmp_path / "shapes"), drop="keypoints", rle="polygons")
-    assert "masks" in open_splits(str(tmp_path / "shapes"))["train"].keys
-    convert(str(first), to="coco", out=str(tmp_path / "coco"))
-    same_json(
-        first / "annotations/instances_train2017.json", tmp_path / "coco/annotations/instances_train.json"
-    )
-    kept = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
-    assert kept["categories"] == value["categories"] and kept["annotations"][0]["num_keypoints"] == 2
-
-
 def test_images_are_linked_copied_or_left(source: Path, tmp_path: Path) -> None:
     original = source / "train2017/07.png"
     for how in ("link", "copy", "none"):
@@ -360,61 +202,6 @@ def test_links_across_disks_are_copies(
     convert(str(source), to="coco", out=str(tmp_path / "out"))
     assert (tmp_path / "out/images/val/17.png").is_file()
     assert "6 pictures were copied" in capsys.readouterr().out
-
-
-def test_names_that_would_clash(tmp_path: Path) -> None:
-    value = coco_value(0) | {"annotations": [annotation(1, 7, 3, [1, 1, 2, 2])]}
-    first = write_json(tmp_path / "first", {"train": value, "val": value})
-    convert(str(first), to="voc", out=str(tmp_path / "voc"))
-    assert (tmp_path / "voc/JPEGImages/val2017/07.png").is_file()
-    assert len(voc.splits(str(tmp_path / "voc"))["val"]) == 3
-    value["images"][0]["file_name"] = "03.jpg"
-    again = write_json(tmp_path / "again", {"train": value})
-    assert "would get the same name" in refused(again, tmp_path / "out", to="yolo")
-    convert(str(again), to="coco", out=str(tmp_path / "coco"))
-
-
-def test_outlines_of_pictures_that_exif_turns(tmp_path: Path) -> None:
-    from PIL import Image
-
-    value = coco_value(0) | {"categories": [{"id": 3, "name": "car"}]}
-    value["annotations"] = [annotation(1, 7, 3, [4, 4, 9, 5], segmentation=code(square(4, 4, 5)))]
-    first = write_json(tmp_path / "first", {"train": value})
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.new("RGB", (WIDTH, HEIGHT)).save(first / "train2017/07.png", exif=exif)
-    assert "EXIF turns it" in refused(first, tmp_path / "out", to="coco")
-    convert(str(first), to="coco", out=str(tmp_path / "out"), drop="masks")
-    part = open_splits(str(tmp_path / "out"))["train"]
-    assert part.annotations.boxes.tolist() == [[HEIGHT - 9, 4, HEIGHT - 4, 13]]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"out": "x"}, "convert needs to="),
-        ({"to": "coco"}, "convert needs out="),
-        ({"to": "coco", "out": "x", "drop": "mask"}, "did you mean masks"),
-        ({"to": "pascal", "out": "x"}, "choose one of coco, voc, yolo, mask_folder"),
-        ({"to": "coco", "out": "SOURCE/inside"}, "lies in the data"),
-        ({"to": "coco", "out": "PARENT"}, "is there already"),
-        ({"to": "coco", "out": "SOURCE"}, "is there already"),
-    ],
-)
-def test_options_that_make_no_sense(source: Path, options: dict[str, str], said: str) -> None:
-    given = {
-        k: v.replace("SOURCE", str(source)).replace("PARENT", str(source.parent)) for k, v in options.items()
-    }
-    with pytest.raises((DataError, UsageError), match=said):
-        convert(str(source), **given)
-
-
-def test_data_without_boxes_are_refused(tmp_path: Path) -> None:
-    for i in range(4):
-        picture(tmp_path / f"folder/{'ab'[i % 2]}/{i}.png", i)
-    assert "label but no files with boxes" in refused(tmp_path / "folder", tmp_path / "out", to="coco")
-    with pytest.raises(DataError, match="scenes"):
-        convert("scenes:3", to="coco", out=str(tmp_path / "out"))
 
 
 def test_what_leaves_its_picture_is_cut_for_yolo(tmp_path: Path) -> None:
@@ -445,32 +232,6 @@ def test_pictures_of_one_name_in_several_folders_keep_their_own_objects(tmp_path
         assert "the same objects" in result["notes"][-1]
     assert numbers(tmp_path / "as yolo/labels/train/a/1.txt").shape == (10,)
     assert (tmp_path / "as yolo/labels/train/b/1.txt").read_text() == ""
-
-
-def test_what_fails_on_the_way_leaves_nothing(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("shutil.copyfile", fail)
-    with pytest.raises(KeyboardInterrupt):
-        convert(str(source), to="coco", out=str(tmp_path / "out"), images="copy")
-    assert [path.name for path in tmp_path.iterdir()] == ["coco"]
-
-
-def test_what_reads_back_otherwise_is_told(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = write_coco.as_json
-
-    def forgetful(*arguments: Any) -> dict[str, Any]:
-        value = whole(*arguments)
-        return value | {"annotations": value["annotations"][1:]}
-
-    monkeypatch.setattr(write_coco, "as_json", forgetful)
-    with pytest.raises(ConversionError, match="other objects"):
-        convert(str(source), to="coco", out=str(tmp_path / "out"))
 
 
 def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,11 @@ import torch
 import torchvision.models
 from PIL import Image
 
-from retinue.datasets.targets import ClassMap, DataError
+from retinue.datasets.targets import ClassMap
 from retinue.tasks import model_file
 from retinue.tasks.classification.classification import Classifier
 from retinue.tasks.task import Model
 from retinue.tools import command, drawings, predict
-from retinue.tools.predict import Predictor
 
 WEIGHTS = Path(__file__).parents[3] / "shared/data/weights"
 PHOTO = Path(__file__).parents[3] / "shared/data/test_photos/photos/dog.jpg"
@@ -243,44 +242,6 @@ def test_spaces_and_umlauts_and_a_trailing_slash(
     assert Path("runs/predict/mein lauf/größe 1.png").is_file()
     assert command.main(["predict", "model=läufe/mein lauf", "source=my pictures/größe 1.png"]) == 0
     assert Path("runs/predict/mein lauf-2/results.json").is_file()
-
-
-def arrays(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(3)
-    return [rng.integers(0, 256, (20 + 7 * i, 50 - 5 * i, 3), np.uint8) for i in range(count)]
-
-
-def test_alone_and_in_a_batch_the_answer_is_the_same(saved: Path) -> None:
-    predictor = Predictor.open(str(saved), device="cpu")
-    together = predictor(arrays(5), [f"p{i}" for i in range(5)])
-    for i, picture in enumerate(arrays(5)):
-        (alone,) = predictor([picture])
-        assert together[i]["classification"].id == f"p{i}"
-        difference = alone["classification"].probabilities - together[i]["classification"].probabilities
-        assert np.abs(difference).max() < 1e-5
-
-
-def test_predictor_takes_sixteen_bits_and_no_pictures_at_all(saved: Path) -> None:
-    predictor = Predictor.open(str(saved), device="cpu")
-    assert predictor([]) == []
-    (eight,), (sixteen,) = predictor(arrays(1)), predictor([arrays(1)[0].astype(np.uint16) * 257])
-    assert np.allclose(
-        eight["classification"].probabilities, sixteen["classification"].probabilities, atol=1e-4
-    )
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((8, 8, 3)),
-        np.zeros((0, 8, 3), np.uint8),
-    ],
-)
-def test_predictor_names_what_is_no_picture(wrong: np.ndarray, saved: Path) -> None:
-    with pytest.raises(DataError, match="picture mine"):
-        Predictor.open(str(saved), device="cpu")([wrong], ["mine"])
 
 
 def test_weights_that_are_not_finite_are_named(tiny: Any, run: Any, paint: Any, tmp_path: Path) -> None:

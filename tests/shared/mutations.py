@@ -10,10 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from retinue.datasets.targets import DataError
 
-MANY, SLOW_MANY = 300, 10_000
-"""Mutants a format by default, and in a slow test."""
+MUTANTS = pytest.mark.parametrize(
+    "count", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+"""For a test of `count` mutants of a format: some by default, many with -m slow."""
 
 TOKEN = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|[A-Za-z_][\w.]*|\"[^\"\n]{0,80}\"")
 
@@ -94,7 +98,7 @@ sys.addaudithook(_listen)
 
 
 def survives(
-    file: Path, root: Path, use: Callable[[], object], count: int = MANY, seconds: float = 1.0, seed: int = 0
+    file: Path, root: Path, use: Callable[[], object], count: int, seconds: float = 1.0, seed: int = 0
 ) -> Counter[str]:
     """Replace `file` by mutants of itself, one after the other, and `use` the data set that it belongs to.
 
