@@ -25,7 +25,7 @@ def write_files(path: Path, results: dict[str, Any], folder: Path) -> list[str]:
         files: dict[str, bytes] = result.files() if hasattr(result, "files") else {}
         for ending, content in files.items():
             names.append(file_name(path, task if len(results) > 1 else "", folder, ending))
-            write_atomically(folder / names[-1], lambda file, content=content: file.write(content))
+            write_file(folder / names[-1], content)
     return names
 
 
@@ -54,4 +54,9 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """A picture (h, w, 3) uint8 RGB to a file, whole or not at all."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
     data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1]
-    write_atomically(path, lambda file: file.write(data.tobytes()))
+    write_file(path, data.tobytes())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A file, whole or not at all."""
+    write_atomically(path, lambda file: file.write(content))

@@ -131,11 +131,11 @@ class Setup:
         dataset, digest = self.train_set, sha256()
         for i in range(len(dataset) if hasattr(dataset, "id") else 0):
             digest.update(dataset.id(i).encode() + b"\0")
-        classes = dataset.classes.to_json() if dataset.classes else None
+        classes = self.task.classes_of(dataset)
         return {
             "pictures": len(dataset),
             "ids": digest.hexdigest(),
-            "classes": classes,
+            "classes": classes.to_json() if classes else None,
             "processes": self.ranks,
         }
 
