@@ -1,8 +1,11 @@
 """The published detectors are torchvision's: same tensors in, same detections out."""
 
+import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from retinue.backbones.weights import WeightsError
 from retinue.datasets.targets import Pictures, Sample, collate
+from retinue.tasks import torchvision_weights
 from retinue.tasks.detection import published
 from retinue.tasks.detection.results import Detections
 from retinue.tasks.task import Model
@@ -148,6 +152,35 @@ def test_the_first_coco_weights_have_frozen_norms_without_epsilon(name: str) -> 
     images = batch([(160, 160)])[1].pixels
     one, two = (m.eval().backbone(images, ["c5"])["c5"] for m in (model, other))
     assert (one - two).abs().max() > 0.01 * one.abs().max()
+
+
+def test_the_first_coco_weights_are_known_by_their_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under any name, so that a renamed file does not silently get an epsilon; of other files it is said."""
+
+    class Constructed(Exception):
+        """With this epsilon."""
+
+    def stop(_: str, eps: float | None) -> Model:
+        raise Constructed(eps)
+
+    monkeypatch.setattr(published, "construct", stop)
+    name, file = "fasterrcnn_resnet50_fpn", tmp_path / "detector.pth"
+    torch.save({"a": torch.ones(1)}, file)
+    with pytest.raises(Constructed, match="None"):
+        published.build(name, str(file))
+    assert "detector.pth: none of fasterrcnn_resnet50_fpn's published files" in caplog.text
+    assert "give the published file, or weights=COCO_V1" in caplog.text
+    caplog.clear()
+    known = torchvision_weights.published_weights(name)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    known["COCO_V1"] = replace(known["COCO_V1"], sha256=digest)
+    monkeypatch.setattr(torchvision_weights, "published_weights", lambda _: known)
+    with pytest.raises(Constructed, match=r"0\.0"):
+        published.build(name, str(file))
+    assert torchvision_weights.open_weights(name, str(file))[2].source == known["COCO_V1"].url
+    assert not caplog.text
 
 
 def test_files_with_the_names_of_old_are_read() -> None:
