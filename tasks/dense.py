@@ -16,7 +16,8 @@ from torch.nn.functional import grid_sample, interpolate
 from torchvision.ops import Conv2dNormActivation
 
 from retinue.backbones.backbone import Backbone, Features, Level
-from retinue.datasets.targets import Pictures
+from retinue.backbones.dilate import dilate
+from retinue.datasets.targets import DataError, Pictures
 from retinue.tasks.task import Task
 
 Upsampling = Literal["bilinear", "nearest"]
@@ -84,18 +85,41 @@ def in_file_frame(maps: Tensor, to_file: Tensor, size: tuple[int, int]) -> Itera
     if torch.equal(to_file, torch.eye(2, 3, dtype=to_file.dtype)) and maps.shape[-2:] == size:
         yield maps.float()
         return
-    back = torch.linalg.inv(torch.cat([to_file.double(), torch.tensor([[0.0, 0.0, 1.0]]).double()]))
-    # grid_sample's frame: -1 and 1 are the outer edges of the first and the last pixel.
-    scale = 2 / torch.tensor([maps.shape[-1], maps.shape[-2]], dtype=torch.float64)
-    linear, shift = scale[:, None] * back[:2, :2], scale * back[:2, 2] - 1
-    columns = torch.arange(width, dtype=torch.float64) + 0.5
-    rows_at_once = max(1, STRIPE // (maps.shape[1] * width))
-    source = maps.float().contiguous()
+    back = torch.linalg.inv(torch.cat([to_file.double(), torch.tensor([[0.0, 0.0, 1.0]]).double()]))[:2]
+    whole_rows = torch.tensor([maps.shape[-1] / width, 0, 0], dtype=torch.float64)
+    stretched = torch.allclose(back[0], whole_rows, rtol=0, atol=1e-9) and back[1, 0] == 0
+    source, rows_at_once = maps.float(), max(1, STRIPE // (maps.shape[1] * width))
     for top in range(0, height, rows_at_once):
         rows = torch.arange(top, min(top + rows_at_once, height), dtype=torch.float64) + 0.5
-        grid = linear[:, 0] * columns[None, :, None] + linear[:, 1] * rows[:, None, None] + shift
-        grid = grid[None].to(source)
-        yield grid_sample(source, grid, "bilinear", "border", align_corners=False)
+        yield (
+            _stretch(source, rows * back[1, 1] + back[1, 2], width)
+            if stretched
+            else _warp(source, back, rows, width)
+        )
+
+
+def _stretch(source: Tensor, rows: Tensor, width: int) -> Tensor:
+    """Maps (1, c, h, w) of a picture that was only resized: its rows at heights (n,) in their frame -> (1, c, n, W).
+
+    Four times as fast as `_warp`, and channels last, in which the largest channel is found four times as fast.
+    """
+    at = (rows - 0.5).clamp(0, source.shape[2] - 1)
+    above = at.long()
+    below = (above + 1).clamp(max=source.shape[2] - 1)
+    pixels, share = source.permute(0, 2, 3, 1), (at - above)[:, None, None]
+    above, below, share = above.to(source.device), below.to(source.device), share.to(source)
+    between = torch.lerp(pixels.index_select(1, above), pixels.index_select(1, below), share)
+    return resize(between.permute(0, 3, 1, 2), (len(rows), width))
+
+
+def _warp(source: Tensor, back: Tensor, rows: Tensor, width: int) -> Tensor:
+    """Any affine map: maps (1, c, h, w) at rows (n,) of the file's frame, from which `back` (2, 3) leads to theirs."""
+    # grid_sample's frame: -1 and 1 are the outer edges of the first and the last pixel.
+    scale = 2 / torch.tensor([source.shape[-1], source.shape[-2]], dtype=torch.float64)
+    linear, shift = scale[:, None] * back[:, :2], scale * back[:, 2] - 1
+    columns = torch.arange(width, dtype=torch.float64) + 0.5
+    grid = linear[:, 0] * columns[None, :, None] + linear[:, 1] * rows[:, None, None] + shift
+    return grid_sample(source, grid[None].to(source), "bilinear", "border", align_corners=False)
 
 
 def resize(x: Tensor, size: Sequence[int], mode: Upsampling = "bilinear") -> Tensor:
@@ -120,6 +144,42 @@ def plain_levels(backbone: Backbone) -> list[str]:
         if level.stride > 1 and name[0] in "cp" and name[1:].isdigit():
             by_stride[level.stride] = name
     return [by_stride[stride] for stride in sorted(by_stride)]
+
+
+def deepest_level(backbone: Backbone) -> str:
+    """The last level; where it is no more than 1x1 convolutions that widen the one before for a classifier, that one.
+
+    MobileNets', EfficientNets' and ShuffleNets' c5 is of this kind, with 4 to 8 times the channels of what it reads.
+    """
+    names = list(backbone.levels)
+    last = [
+        m for part in backbone.stages().get(names[-1], ()) for m in part.modules() if isinstance(m, nn.Conv2d)
+    ]
+    only_wider = bool(last) and all(tuple(layer.kernel_size) == (1, 1) for layer in last)
+    return names[-2] if only_wider and len(names) > 2 else names[-1]
+
+
+def dilated(backbone: Backbone, output_stride: int) -> Backbone:
+    """The backbone, for `Task.trunk_for`, with no map coarser than `output_stride`: strides have become dilations.
+
+    Raises DataError where that cannot be, or where the maps are finer than that because they were dilated before.
+    """
+    if output_stride < 1:
+        raise DataError(f"output_stride={output_stride}: at least 1, such as 8 or 16")
+    before = backbone.options.get("max_stride", output_stride)
+    if before < output_stride:
+        raise DataError(
+            f"output_stride={output_stride}: this model's backbone is dilated to {before}; keep that"
+        )
+    coarsest = max(level.stride for level in backbone.levels.values())
+    try:
+        dilate(backbone, output_stride)
+    except ValueError as error:
+        raise DataError(
+            f"output_stride={output_stride}: {error}; say output_stride={coarsest}, or take another backbone "
+            "(resnet50, mobilenet_v2)"
+        ) from error
+    return backbone
 
 
 class Decoder(nn.Module):

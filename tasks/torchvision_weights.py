@@ -1,6 +1,6 @@
 """What torchvision publishes for its detectors and segmenters, and how its tensors get into a model of ours.
 
-https://docs.pytorch.org/vision/stable/models.html. Their classifiers' weights are the backbones' (`backbones/weights.py`).
+https://docs.pytorch.org/vision/stable/models.html; classifiers' weights are those of `backbones/weights.py`.
 """
 
 from collections.abc import Callable

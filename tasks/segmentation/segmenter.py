@@ -128,8 +128,8 @@ class Segmenter(DenseTask, ABC):
         """
 
     def maps(self, features: Features, canvas: tuple[int, int]) -> Tensor:
-        """Logits (n, classes, H, W) at every pixel of the canvas, bilinear."""
-        return self._enlarged(self.logits(features)[0], canvas)
+        """Logits (n, classes, H, W) float32 at every pixel of the canvas, bilinear."""
+        return self._enlarged(self.logits(features)[0].float(), canvas)
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`."""

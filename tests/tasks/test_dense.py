@@ -52,6 +52,20 @@ def test_stripes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(torch.cat(stripes, 2), whole, atol=1e-6, rtol=0)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.integers(1, 30)] * 2), st.tuples(*[st.integers(1, 50)] * 2), st.floats(-9, 9))
+def test_what_is_only_stretched_is_what_any_affine_map_gives(
+    old: tuple[int, int], new: tuple[int, int], shift: float
+) -> None:
+    maps, to_file = torch.randn(1, 3, *old), scaling(old, new)
+    to_file[1, 2] = shift
+    back = torch.linalg.inv(torch.cat([to_file, torch.tensor([[0.0, 0, 1]], dtype=torch.float64)]))[:2]
+    rows = torch.arange(new[0], dtype=torch.float64) + 0.5
+    found = file_frame(maps, to_file, new)
+    torch.testing.assert_close(found, dense._warp(maps, back, rows, new[1]), atol=5e-5, rtol=0)
+    assert found.permute(0, 2, 3, 1).is_contiguous()  # in which a largest channel is soon found
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_resizing_to_the_same_size_is_nothing(mode: dense.Upsampling) -> None:
     x = torch.randn(1, 2, 6, 5)
