@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,9 @@ import yaml
 
 from retinue.datasets.targets import DataError
 from retinue.tasks.model_file import write_atomically
+
+NUMBERS = re.compile(r"\[\n([^][{}\"]*)\n *\]")
+"""A list of plain numbers as json writes it indented, which no text holds: line breaks are escaped there."""
 
 
 def new_folder(parent: Path, name: str, args: dict[str, Any], exist_ok: bool = False) -> Path:
@@ -147,15 +151,21 @@ def environment() -> str:
 
 
 def write_json(destination: str | None, value: Any) -> None:
-    """What `json=FILE` asks for: figures for programs; `-` is standard output. Non-finite numbers become null."""
+    """What `json=FILE` asks for: figures for programs; `-` is standard output."""
     if destination is None:
         return
-    text = json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n"
+    text = json_text(value) + "\n"
     if destination == "-":
         sys.stdout.write(text)
     else:
         Path(destination).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(destination), text)
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON in which a list of numbers, as of a box, takes one line; numbers that are not finite are null."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False)
+    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def finite(value: Any) -> Any:

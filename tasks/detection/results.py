@@ -96,23 +96,30 @@ class Detections:
         return count_names(self.names)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, one entry an object: `labels` are class names and `label_ids` the original ids."""
+        """Plain values, one entry an object: `labels` are class names and `label_ids` the original ids.
+
+        Coordinates are to 0.01 pixel and scores to four digits; `coco_results` has all digits.
+        """
         values: dict[str, Any] = {
             "id": self.id,
             "size": [int(side) for side in self.size],
-            "boxes": self.boxes.tolist(),
-            "scores": self.scores.tolist(),
+            "boxes": _rounded(self.boxes, 2),
+            "scores": _rounded(self.scores, 4),
             "labels": self.names,
             "label_ids": [self.classes.ids[label] for label in self.labels],
         }
         if self.masks is not None:
             values["masks"] = self.masks.rles()
         if self.keypoints is not None:
-            values["keypoints"] = self.keypoints.tolist()
+            values["keypoints"] = _rounded(self.keypoints, 2)
         if self.keypoint_scores is not None:
-            values["keypoint_scores"] = self.keypoint_scores.tolist()
+            values["keypoint_scores"] = _rounded(self.keypoint_scores, 4)
         return values
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
         """A copy of the picture (h, w, 3) uint8 RGB with boxes, names, scores, masks and keypoints; all there are."""
         return draw_objects(picture, predicted(self), self.classes)
+
+
+def _rounded(values: np.ndarray, digits: int) -> list[Any]:
+    return np.round(values.astype(np.float64), digits).tolist()

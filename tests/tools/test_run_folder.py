@@ -89,6 +89,15 @@ plain = st.recursive(
 def test_any_figures_are_valid_json(value: object) -> None:
     strict = json.dumps(run_folder.finite(value), allow_nan=False)
     assert json.loads(strict) == run_folder.finite(value)
+    assert json.loads(run_folder.json_text(value)) == run_folder.finite(value)
+
+
+def test_numbers_take_one_line() -> None:
+    value = {"boxes": [[1, 2.5], [], [None, True]], "names": ["[\n1\n]", "[1,2]"]}
+    assert run_folder.json_text(value) == (
+        '{\n  "boxes": [\n    [1, 2.5],\n    [],\n    [null, true]\n  ],\n'
+        '  "names": [\n    "[\\n1\\n]",\n    "[1,2]"\n  ]\n}'
+    )
 
 
 def test_finite_by_hand() -> None:

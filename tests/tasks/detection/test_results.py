@@ -148,6 +148,15 @@ def test_json_has_names_and_original_ids() -> None:
     }  # fmt: skip
 
 
+def test_json_has_no_more_digits_than_are_worth_their_place() -> None:
+    points = np.array([[[1.23456, 2.999, 1]]], np.float32)
+    box, score = np.array([[0, 1 / 3, 400.126, 799.999]], np.float32), np.array([0.123456], np.float32)
+    found = Detections("a", box, score, np.array([1]), CLASSES, (800, 600), None, points, points[..., 0])
+    value = found.to_json()
+    assert value["boxes"] == [[0, 0.33, 400.13, 800]] and value["scores"] == [0.1235]
+    assert value["keypoints"] == [[[1.23, 3, 1]]] and value["keypoint_scores"] == [[1.2346]]
+
+
 def test_nothing_found_is_a_result_like_any_other() -> None:
     nothing = Detections.none("a", CLASSES, (20, 30))
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
