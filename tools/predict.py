@@ -195,7 +195,8 @@ def count(number: int, what: str) -> str:
 class CocoFiles:
     """Every detection of every picture in COCO's results format, whatever its score, a file a task.
 
-    A picture's id is `coco_results.image_id`, its path where that id is taken.
+    A picture's id is `coco_results.image_id`, its path where that id is taken. Frames of videos have no such id: they
+    stand in `results.json` alone.
     """
 
     def __init__(self, log: Log) -> None:
