@@ -9,7 +9,7 @@ import pytest
 
 from retinue.tasks.find import names, settings_of
 from retinue.tools.command import parse
-from retinue.tools.options import COMMANDS, make
+from retinue.tools.options import COMMANDS, UsageError, make
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -26,15 +26,31 @@ def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(block, str(README), "exec"), {})
 
 
-@pytest.mark.parametrize("line", LINES + [f"train classification {words}" for words in WORDS])
-def test_commands_and_options_exist(line: str) -> None:
+def check(line: str) -> None:
+    """Raise UsageError where the command, the task or an option is none."""
     command, *words = line.split()
     if "--help" in words:
         assert command in COMMANDS
         return
-    extra = {k: v for task in names() for k, v in settings_of(task).items()} if command == "train" else {}
-    options, _ = make(command, parse([w.strip("'") for w in words], command), extra)
-    assert options
+    settings = parse([w.strip("'") for w in words], command)
+    make(command, settings, settings_of(settings["task"]) if command == "train" else {})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_and_options_exist(line: str) -> None:
+    check(line)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_options_belong_together(words: str) -> None:
+    """To the training of some task, to prediction, or to another command."""
+    errors = []
+    for command in (*(f"train {task}" for task in names()), "predict MODEL", "convert DATA"):
+        try:
+            return check(f"{command} {words}")
+        except UsageError as error:
+            errors.append(str(error))
+    raise AssertionError(errors)
 
 
 def test_readme_opens_with_a_picture_and_two_commands() -> None:
