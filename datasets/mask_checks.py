@@ -14,7 +14,7 @@ MUCH = 0.5
 NEAR = 2
 """Values, or channels of colours, that differ by no more are near."""
 
-RARER = 1000
+RARER = 100
 """A class that is so many times rarer than one with a near value may be an error of it."""
 
 

@@ -1,5 +1,6 @@
 """What the values in masks mean: by the option `values=`, by a file of classes, or by the values themselves."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -143,8 +144,10 @@ def stated(root: Path, values: str | None) -> Entries | None:
     if values is None:
         files = [root / name for name in FILES if (root / name).is_file()]
         return read_entries(files[0]) if files else None
-    if (file := Path(values).expanduser()).is_file():
-        return read_entries(file)
+    if os.path.isfile(
+        file := os.path.expanduser(values)
+    ):  # `Path.is_file` raises for a name that is too long
+        return read_entries(Path(file))
     items = [item.strip() for item in values.split(",")]
     if not all(_NUMBER.fullmatch(item) and ":" in item for item in items):
         raise DataError(
@@ -182,7 +185,7 @@ _NAMED = re.compile(
 _CVAT = re.compile(
     r"(?P<name>[^:]*[^:\s])\s*:\s*(?P<r>\d{1,3})\s*,\s*(?P<g>\d{1,3})\s*,\s*(?P<b>\d{1,3})\s*:.*"
 )
-_HEADER = re.compile(r"\W*(name|class|label)\w*\W+(r|red)\W+(g|green)\W+(b|blue)\W*", re.IGNORECASE)
+_HEADER = re.compile(r"\W*(name|class|label)[\w ]*\W+(r|red)\W+(g|green)\W+(b|blue)\W*", re.IGNORECASE)
 
 
 def _entries(lines: list[tuple[str, str]], source: str) -> Entries:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from retinue.datasets import mask_folder
 from retinue.datasets.image_folder import pictures_below, split_folders
 from retinue.datasets.mask_classes import FILES, Entries
+from retinue.datasets.mask_survey import open_pairs
 from retinue.datasets.picture_files import SPLITS
 from retinue.datasets.pictures import IMAGE_SUFFIXES
 from retinue.datasets.problem import Problem
-from retinue.datasets.semantic import Pairs, SemanticPictures, open_pairs
+from retinue.datasets.semantic import Pairs, SemanticPictures
 from retinue.datasets.targets import DataError
 
 TARGETS = frozenset({"semantic"})
@@ -82,7 +83,7 @@ def splits(source: str, values: str | None = None) -> dict[str, MaskPairs]:
     neither, or with lists of names) or in each split folder. A mask is called as its picture, or has one of `ENDINGS`
     more. Without splits a part is held out. Masks that are called _mask in a folder of masks number objects
     (`mask_folder`), unless `values` or a file in the folder says what they mean.
-    What is skipped and what is raised is said at `semantic.open_pairs`.
+    What is skipped and what is raised is said at `mask_survey.open_pairs`.
     """
     root = Path(source)
     if not root.is_dir():

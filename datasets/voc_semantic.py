@@ -4,7 +4,8 @@ from pathlib import Path
 
 from retinue.datasets.image_folder import pictures_below
 from retinue.datasets.mask_classes import Entries
-from retinue.datasets.semantic import Pairs, SemanticPictures, open_pairs
+from retinue.datasets.mask_survey import open_pairs
+from retinue.datasets.semantic import Pairs, SemanticPictures
 from retinue.datasets.targets import IGNORE, DataError
 from retinue.datasets.voc import nested_devkits, read_list, split_lists
 
@@ -43,7 +44,7 @@ def splits(source: str, values: str | None = None) -> dict[str, VocSemantic]:
     Found are the two folders, also nested as VOCdevkit/VOC2012, with their lists (train and val, or trainval as train);
     without lists all pictures that have a mask count, and a part is held out. The classes are VOC's where all values
     fit; a file of classes in the folder (CVAT's labelmap.txt, labelme's class_names.txt) or `values` names others.
-    What is skipped and what is raised is said at `semantic.open_pairs`.
+    What is skipped and what is raised is said at `mask_survey.open_pairs`.
     """
     root = Path(source)
     if not root.is_dir():

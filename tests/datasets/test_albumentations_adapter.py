@@ -101,6 +101,21 @@ def test_its_steps_do_not_draw_the_same_numbers():
     assert len(places) == 4
 
 
+def test_labels_are_never_mixed():
+    labels = np.array([0, 7, 200])[generator().integers(0, 3, (5, 5))].repeat(8, 0).repeat(10, 1)
+    bending = A.Compose(
+        [A.ElasticTransform(alpha=30, p=1), A.Affine(scale=(0.5, 1.5), rotate=(-40, 40), p=1)]
+    )
+    for seed in range(5):
+        moved = Albumentations(bending)(sample(semantic=labels), generator(seed)).targets["semantic"]
+        assert set(np.unique(moved)) <= {0, 7, 200, IGNORE}
+    blending = A.Resize(20, 25, mask_interpolation=cv2.INTER_LINEAR)
+    with pytest.raises(
+        DataError, match=r"\['Resize'\] would blend classes into others; leave out their mask_interp"
+    ):
+        Albumentations(blending)(sample(semantic=labels), generator())
+
+
 def test_what_comes_in_from_outside_is_ignored():
     pad = Albumentations(A.PadIfNeeded(60, 60, border_mode=cv2.BORDER_CONSTANT))
     out = pad(sample(), generator()).targets["semantic"]

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from class_masks import blobs, pair
 from PIL import Image
 
 from retinue.datasets.formats import describe, evaluation_split, format_modules, open_splits
+from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import ClassMap, DataError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -91,6 +93,62 @@ def test_given_classes_number_the_labels(root: Path) -> None:
 def test_evaluation_needs_a_split() -> None:
     with pytest.raises(DataError, match=r"only \['train'\]"):
         evaluation_split({"train": open_splits("scenes:10")["train"]})
+
+
+# Needed keys, and what masks hold
+
+
+def test_of_several_formats_those_with_the_needed_keys_count(tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "val")):
+        pair(tmp_path, f"{split}/{i}", blobs([0, 1]), ("images", "masks"))
+    (tmp_path / "train.csv").write_text("image,label\nimages/train/0.png,a\n")
+    semantic = frozenset({"semantic"})
+    assert open_splits(str(tmp_path))["train"].keys == {"label"}
+    assert open_splits(str(tmp_path), keys=frozenset({"label"}))["train"].keys == {"label"}
+    assert open_splits(str(tmp_path), keys=semantic)["train"].keys == semantic
+    assert open_splits(str(tmp_path), format="csv_list", keys=semantic)["train"].keys == {"label"}
+
+
+def test_masks_are_not_read_where_another_format_gives_what_is_needed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(source: str, values: str | None = None) -> None:
+        raise AssertionError(f"{source} was read in vain")
+
+    for name in ("mask_pairs", "voc_semantic"):
+        monkeypatch.setattr(format_modules()[name], "splits", read)
+    assert len(open_splits(str(root))) == len(open_splits(str(root), keys=frozenset({"label"}))) == 2
+
+
+def test_a_key_that_no_format_gives_leaves_what_there_is(root: Path, tmp_path: Path) -> None:
+    """So that the mismatch can be named; but a fault in a format that would have given it goes before."""
+    semantic = frozenset({"semantic"})
+    assert open_splits(str(root), keys=semantic)["train"].keys == {"label"}
+    pair(tmp_path, "train/0", blobs([0, 9]), ("images", "masks"))
+    (tmp_path / "classes.txt").write_text("road\nsky\n")
+    (tmp_path / "train.csv").write_text("image,label\nimages/train/0.png,a\n")
+    assert open_splits(str(tmp_path))["train"].keys == {"label"}
+    with pytest.raises(DataError, match=r"1 masks have values that .*classes\.txt does not name"):
+        open_splits(str(tmp_path), keys=semantic)
+
+
+def test_values_are_for_masks_alone(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="format=image_folder has no masks of classes; leave values= out"):
+        open_splits(str(root), format="image_folder", values="0:a")
+    with pytest.raises(DataError, match=r"no data set found(.|\n)*mask_pairs: Masks of classes"):
+        open_splits(str(root), values="0:a")
+    with pytest.raises(DataError, match="no data set found"):
+        open_splits("scenes:10", values="0:a")
+    pair(tmp_path / "m", "train/0", blobs([0, 7]), ("images", "masks"))
+    assert open_splits(str(tmp_path / "m"), values="0:a,7:b")["train"].classes.names == ("a", "b")
+
+
+def test_given_classes_number_semantic_where_it_is_needed() -> None:
+    keys = frozenset({"semantic"})
+    found = open_splits("scenes:10", Scenes.semantic_classes, keys=keys)
+    assert found["train"][0].targets["semantic"].max() <= 4
+    with pytest.raises(DataError, match=r"only in the data \['background', 'sphere'"):
+        open_splits("scenes:10", ClassMap(("ants",)), keys=keys)
 
 
 @pytest.mark.skipif(not (DATA / "hymenoptera_data").is_dir(), reason="shared/data/hymenoptera_data is absent")

@@ -17,7 +17,7 @@ from retinue.datasets.spatial import (
     VerticalFlip,
 )
 from retinue.datasets.targets import IGNORE, DataError, Sample
-from retinue.datasets.transforms import Compose
+from retinue.datasets.transforms import Compose, EvalTransform, Mosaic
 
 
 def full_sample(seed=0, n=3, h=H, w=W):
@@ -61,6 +61,31 @@ def assert_alike(a, b, atol=1e-4):
             assert left[key].dtype == right[key].dtype, key
             np.testing.assert_allclose(left[key], right[key], atol=atol, err_msg=key)
     np.testing.assert_allclose(a.to_file, b.to_file, atol=1e-9)
+
+
+# Labels are never mixed
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 255), min_size=2, max_size=6, unique=True),
+    warps(),
+    st.integers(0, 999),
+    st.sampled_from([np.int64, np.uint8]),
+)
+def test_no_class_comes_from_a_warp_but_the_ignored_one(classes, chain, seed, dtype):
+    rng = generator(seed)
+    labels = rng.choice(classes, (H // 8, W // 8)).repeat(8, 0).repeat(8, 1).astype(dtype)
+    sample = Sample("a", np.zeros((H, W, 3), np.uint8), {"semantic": labels})
+    one_by_one = sample
+    for step in chain:
+        one_by_one = step(one_by_one, rng)
+    evaluated = EvalTransform(37, 33)(sample, rng)
+    mosaic = Mosaic(40)(sample, rng, lambda _: one_by_one)
+    for out in (Compose(chain)(sample, rng), one_by_one, evaluated, mosaic):
+        moved = out.targets["semantic"]
+        assert moved.dtype == dtype and moved.shape == out.image.shape[:2]
+        assert set(np.unique(moved)) <= {*np.unique(labels), IGNORE}
 
 
 # Identities
