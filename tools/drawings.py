@@ -44,10 +44,14 @@ def file_name(path: Path, task: str, folder: Path, suffix: str | None = None) ->
 
 
 def three_channels(picture: np.ndarray) -> np.ndarray:
-    """Something to draw on: (h, w, 3) uint8, whatever the network reads."""
+    """What results are drawn on a copy of: (h, w, 3) uint8, whatever the network reads."""
     if picture.dtype == np.uint16:
         picture = (picture // 257).astype(np.uint8)
-    return picture[..., :3].copy() if picture.shape[2] >= 3 else picture[..., :1].repeat(3, axis=2)
+    return (
+        np.ascontiguousarray(picture[..., :3])
+        if picture.shape[2] >= 3
+        else picture[..., :1].repeat(3, axis=2)
+    )
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -17,22 +17,23 @@ from retinue.tools.options import Eval, Predict
 
 @dataclass(frozen=True)
 class Inference:
-    """`flip`, `scales`, `tile` and `overlap` as `options.Predict` has them; by default one pass."""
+    """`flip`, `scales`, `tile` and `overlap` as `options.Predict` explains them; by default one pass."""
 
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     tile: int | None = None
-    overlap: int = 128
+    overlap: int = 0
 
     @classmethod
     def of(cls, options: Predict | Eval, model: Model) -> "Inference":
         """What was asked for. Raises DataError where it is out of range or the model has a task that is not dense."""
-        asked = cls(options.flip, tuple(options.scales), options.tile, options.overlap)
+        overlap = (options.tile or 0) // 4 if options.overlap is None else options.overlap
+        asked = cls(options.flip, tuple(options.scales), options.tile, overlap)
         if not asked.scales or not all(math.isfinite(scale) and 0 < scale <= 8 for scale in asked.scales):
             raise DataError(f"scales={','.join(map(str, asked.scales))}: numbers above 0, at most 8")
         if words := str(asked):
             dense_tasks(model, words)
-        if asked.tile:
+        if asked.tile:  # an overlap that is too large is said before any picture is read
             spans(2**20, asked.tile, asked.overlap, coarsest_stride(model))
         return asked
 

@@ -18,7 +18,7 @@ VALUES = (
 FLIP = "dense tasks: average with the mirrored picture's answer"
 SCALES = "dense tasks: average over the picture at these scales, e.g. 0.75,1,1.25"
 TILE = "dense tasks: answer pictures at their own size, in tiles of this side; default: whole, at imgsz"
-OVERLAP = "tile=: pixels that neighbouring tiles share at least"
+OVERLAP = "tile=: pixels that neighbouring tiles share at least; default: a quarter of the tile"
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Eval:
     flip: bool = _option(False, FLIP)
     scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": SCALES})
     tile: int | None = _option(None, TILE, least=1)
-    overlap: int = _option(128, OVERLAP, least=0)
+    overlap: int | None = _option(None, OVERLAP, least=0)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     workers: int | None = _option(None, "data-loading processes", least=0)
@@ -133,7 +133,7 @@ class Predict:
     flip: bool = _option(False, FLIP)
     scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": SCALES})
     tile: int | None = _option(None, TILE, least=1)
-    overlap: int = _option(128, OVERLAP, least=0)
+    overlap: int | None = _option(None, OVERLAP, least=0)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")
     conf: float = _option(

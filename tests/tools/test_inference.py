@@ -63,6 +63,7 @@ def test_what_is_asked_is_said_as_typed(kind: Any, model: Model) -> None:
     assert str(Inference.of(kind(), model)) == "" and Inference.of(kind(), model) == ONE_PASS
     asked = Inference.of(kind(flip=True, scales=[0.5, 1.0], tile=256, overlap=64), model)
     assert str(asked) == "tile=256 overlap=64 flip=true scales=0.5,1"
+    assert str(Inference.of(kind(tile=256), model)) == "tile=256 overlap=64"
     for wrong in ([], [0.0], [-1.0], [float("inf")], [9.0]):
         with pytest.raises(DataError, match="scales="):
             Inference.of(kind(scales=wrong), model)

@@ -31,14 +31,20 @@ def data(paint_masks: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint_masks(tmp_path_factory.mktemp("masks"), train=[*SIZES, *SIZES], val=SIZES[:3])
 
 
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:  # curves are tested elsewhere
+@pytest.fixture(scope="module", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Curves are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "draw_plots", lambda *_: None)
         patch.setattr(run_folder, "plot_results", lambda *_: None)
-        yield train.train(
-            "encoder_decoder", data=str(data), project=str(tmp_path_factory.mktemp("runs")), **SMALL
-        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train.train(
+        "encoder_decoder", data=str(data), project=str(tmp_path_factory.mktemp("runs")), **SMALL
+    )
 
 
 @pytest.fixture
@@ -205,3 +211,19 @@ def test_a_classifier_has_no_views_and_no_tiles(
     assert command.main(["predict", *asked]) == 2
     said = capsys.readouterr().err
     assert words[0] in said and "classification does not: leave it out" in said
+
+
+def test_check_says_what_the_masks_hold(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["check", str(data), f"json={tmp_path / 'a.json'}"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "2: 0 ground, 1 disc" in said and "train    8 pictures: ground 84." in said and "ignored 4." in said
+    )
+    assert command.main(["check", str(data), "values=0:one,1:two,11:three"]) == 0
+    said = capsys.readouterr().out
+    assert "3: 0 one (id 0), 1 two (id 1), 2 three (id 11)" in said and "ignored 0.00%" in said
+    assert command.main(["check", str(data), "values=0:one,1:two"]) == 2
+    said = capsys.readouterr().err
+    assert "11 (" in said and "000.png" in said and "Traceback" not in said
