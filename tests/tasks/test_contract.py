@@ -12,7 +12,10 @@ from retinue.backbones import build
 from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import KEYS, DataError, Sample, collate
 from retinue.tasks import find, model_file
+from retinue.tasks.augmented import predict_augmented
+from retinue.tasks.dense import DenseTask
 from retinue.tasks.task import Model, Task
+from retinue.tasks.tiling import predict_tiled
 from retinue.tools.loader import View
 
 SIDE = 64
@@ -95,7 +98,7 @@ def test_results_are_judged_drawn_and_plain(name: str, scenes: Scenes, tmp_path:
         before = sample.image.copy()
         drawn = result.draw(sample.image)
         assert drawn.dtype == np.uint8 and (sample.image == before).all()
-        assert drawn.shape[0] == before.shape[0] and drawn.shape[1] >= before.shape[1]  # a legend stands beside
+        assert drawn.shape[0] == before.shape[0] and drawn.shape[1] >= before.shape[1]  # with its legend
         assert str(result) and "\n" not in str(result)
     whole, parts = task.metric(), [task.metric(), task.metric()]
     whole.update(pictures.ids, results, targets)
@@ -132,3 +135,23 @@ def test_names_that_are_none_are_named() -> None:
         find.find("clasification")
     with pytest.raises(DataError, match="no task 'losses'"):
         find.find("losses")
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if issubclass(find.find(name), DenseTask)])
+def test_a_dense_task_is_asked_from_views_and_by_tiles(name: str, scenes: Scenes) -> None:
+    model, _ = make(name, scenes)
+    model.eval()
+    image = scenes[0].image
+    preparation = model.backbone.preprocessing
+    there, back = (
+        collate([Sample("x", part.copy())], preparation.pad, preparation.divisor)[0]
+        for part in (image, image[:, ::-1])
+    )
+    with torch.inference_mode():
+        (plain,) = model.predict(there)["it"]
+        whole = predict_tiled(model, image, "x", 2 * SIDE, 0)["it"]
+        assert np.array_equal(whole.draw(image), plain.draw(image))
+        (one,), (other,) = (predict_augmented(model, part, True, (1.0,))["it"] for part in (there, back))
+        assert one.to_json() == other.to_json()
+        large = np.tile(image, (2, 3, 1))
+        assert predict_tiled(model, large, "x", SIDE, 0)["it"].draw(large).shape[0] == len(large)
