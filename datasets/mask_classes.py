@@ -27,6 +27,9 @@ FILES = (
 IGNORED = ("ignore", "void")
 """Class names (lower case) whose pixels do not count."""
 
+UNKNOWN = -1
+"""The index of a code that means nothing."""
+
 HIGHEST = 65535
 """The largest number in a mask."""
 
@@ -94,16 +97,14 @@ class MaskClasses:
         entries = [(number, str(number)) for number in sorted(set(numbers) - {IGNORE})]
         return cls.of(Entries(entries, False, "the masks themselves"))
 
+    def index(self, codes: np.ndarray) -> np.ndarray:
+        """Class index, `IGNORE`, or `UNKNOWN`, int64, of each code (...)."""
+        places = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+        return np.where(self.codes[places] == codes, self.labels[places].astype(np.int64), UNKNOWN)
+
     def known(self, codes: np.ndarray) -> np.ndarray:
         """Which codes (...) mean something, bool of the same shape."""
-        return self.codes[self._places(codes)] == codes
-
-    def index(self, codes: np.ndarray) -> np.ndarray:
-        """Class index or `IGNORE`, int64, of each code (...), all of them `known`."""
-        return self.labels[self._places(codes)].astype(np.int64)
-
-    def _places(self, codes: np.ndarray) -> np.ndarray:
-        return np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+        return self.index(codes) != UNKNOWN
 
     def unknown(self, code: int, count: int) -> str:
         """A code that means nothing and its number of pixels, in words; of a colour, which is the nearest that does."""

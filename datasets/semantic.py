@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from retinue.datasets.mask_checks import doubts
-from retinue.datasets.mask_classes import MaskClasses, shown
-from retinue.datasets.mask_files import MaskSeen, read_codes, upright
+from retinue.datasets.mask_classes import UNKNOWN, MaskClasses, shown
+from retinue.datasets.mask_files import MaskSeen, read_codes, stripes, upright
 from retinue.datasets.picture_files import PictureFiles, as_bytes
 from retinue.datasets.problem import Problem
 from retinue.datasets.targets import IGNORE, ClassMap, DataError, Sample
@@ -68,23 +68,30 @@ class SemanticPictures(PictureFiles):
             index += len(self)
         image, path = self.read(index), self.mask_path(index)
         codes = upright(read_codes(path, self.coding.by_colour), int(self._frames[index]))
-        known = self.coding.known(codes)
-        if codes.shape != image.shape[:2] or not known.all():
-            what = f"is of another size than {self.path(index)}"
-            if codes.shape == image.shape[:2]:
-                what = f"holds {shown(int(codes[~known][0]), self.coding.by_colour)} now"
-            raise DataError(f"{path}: {what}; the file changed: start again")
-        return Sample(self.id(index), image, {"semantic": self.coding.index(codes)})
+        if codes.shape != image.shape[:2]:
+            raise DataError(
+                f"{path}: is of another size than {self.path(index)}; the file changed: start again"
+            )
+        semantic = np.empty(codes.shape, np.int64)
+        for start, stop in stripes(*codes.shape):
+            part = semantic[start:stop] = self.coding.index(codes[start:stop])
+            if (strange := part == UNKNOWN).any():
+                what = shown(int(codes[start:stop][strange][0]), self.coding.by_colour)
+                raise DataError(f"{path}: holds {what} now; the file changed: start again")
+        return Sample(self.id(index), image, {"semantic": semantic})
+
+    def picture_counts(self) -> np.ndarray:
+        """(pictures, classes) int64, the number of pixels of each class in each picture."""
+        index = self._index()
+        return np.stack([self._pixels[:, index == i].sum(1) for i in range(len(self.classes))], 1)
 
     def pixel_counts(self) -> np.ndarray:
         """(classes,) int64, the number of pixels of each class in all pictures."""
-        return self._by_class(self._pixels.sum(0))
+        return self.picture_counts().sum(0)
 
     def class_counts(self) -> np.ndarray:
         """(classes,) int64, the number of pictures that show each class."""
-        index = self._index()
-        shows = [(self._pixels[:, index == i] > 0).any(1).sum() for i in range(len(self.classes))]
-        return np.array(shows, np.int64)
+        return np.count_nonzero(self.picture_counts(), 0)
 
     @property
     def ignored(self) -> int:
@@ -93,9 +100,6 @@ class SemanticPictures(PictureFiles):
 
     def _index(self) -> np.ndarray:
         return self.coding.index(self._codes)
-
-    def _by_class(self, counts: np.ndarray) -> np.ndarray:
-        return np.bincount(self._index(), counts, IGNORE + 1)[: len(self.classes)].astype(np.int64)
 
     def problems(self) -> Iterator[Problem]:
         """What was wrong with the masks, and what looks doubtful in those that are left."""

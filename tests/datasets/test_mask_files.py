@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from retinue.datasets import mask_files
 from retinue.datasets.mask_files import BETWEEN, DOUBTFUL, MIXTURES, in_between, look, read_codes, upright
 from retinue.datasets.pictures import PictureError
 
@@ -137,7 +138,9 @@ def test_an_empty_file_and_none(tmp_path: Path) -> None:
 # Beside the picture
 
 
-def test_what_a_look_finds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stripe", [1, 100, 2**22])
+def test_what_a_look_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stripe: int) -> None:
+    monkeypatch.setattr(mask_files, "STRIPE", stripe)
     mask = blobs([0, 4, 255])
     seen = look(picture(tmp_path / "a.jpg"), save(tmp_path / "a.png", mask))
     values, counts = np.unique(mask, return_counts=True)
@@ -220,7 +223,9 @@ def test_rings_are_no_mixtures_and_noise_is_no_mask(tmp_path: Path) -> None:
     assert in_between(mask[:2, :2]) == in_between(mask[:1]) == (0.0, 0)
 
 
-def test_in_between_is_what_a_loop_counts() -> None:
+@pytest.mark.parametrize("stripe", [1, 150, 2**22])
+def test_in_between_is_what_a_loop_counts(monkeypatch: pytest.MonkeyPatch, stripe: int) -> None:
+    monkeypatch.setattr(mask_files, "STRIPE", stripe)
     mask = blobs(CLASSES, (40, 50))
     edges, found = 0, set()
     number = 0

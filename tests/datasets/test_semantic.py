@@ -290,6 +290,8 @@ def three(root: Path) -> MaskPairs:
 
 def test_parts_keep_their_counts(tmp_path: Path) -> None:
     data = three(tmp_path)
+    rows = [[np.count_nonzero(data[i].targets["semantic"] == k) for k in range(4)] for i in range(3)]
+    assert data.picture_counts().tolist() == rows
     first = data.select(np.array([True, False, False]))
     assert first.class_counts().tolist() == [1, 1, 0, 0] and first.ignored == 0
     assert (data.pixel_counts() == sum(data.select(np.array([i])).pixel_counts() for i in range(3))).all()
