@@ -28,7 +28,8 @@ def test_sizes_are_those_of_the_pictures_that_are_left(paint_folder: Any, paint:
         list(splits["train"][i].image.shape[:2]) for i in range(len(splits["train"]))
     ]
     assert sizes["train"].tolist() == [[28, 36], [28, 36], [20, 31], [28, 36]]
-    _, side, again = open_data(Train(data=str(folder)), Log(quiet=True), {"imgsz": 40})
+    options = Train(task="classification", data=str(folder))
+    _, side, again = open_data(options, Log(quiet=True), {"imgsz": 40})
     assert side == 40 and np.array_equal(again, sizes["train"])  # type: ignore[arg-type]
 
 
