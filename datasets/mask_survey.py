@@ -58,14 +58,13 @@ def _meaning(
     root: Path, listed: dict[str, Pairs], values: str | None, known: Entries | None
 ) -> tuple[Seen, MaskClasses, list[str]]:
     """What the masks hold, what it means, and remarks on that."""
-    said = stated(root, values)
+    said, remarks = stated(root, values), list[str]()
     seen = _survey(root, listed, said is not None and said.by_colour)
     if said is not None and said.by_colour and not _all_known(seen, said):
         again = _survey(root, listed, False)  # for the table may be for people, and the masks hold numbers
         if _faults(again) <= _faults(seen) and _all_known(again, said.numbered()):
-            _refuse_palettes(root, listed, again)
-            remark = f"masks hold numbers: they are taken for the lines of {said.source}, from 0"
-            return again, MaskClasses.of(said.numbered()), [remark]
+            remarks.append(f"masks hold numbers: they are taken for the lines of {said.source}, from 0")
+            seen, said = again, said.numbered()
     _refuse_palettes(root, listed, seen)
     union = _union(seen)
     if set(union) - {0} == {IGNORE} and (said is None or not (said.by_colour or said.has(IGNORE))):
@@ -75,7 +74,7 @@ def _meaning(
             "what is meant: values=0:background,255:NAME"
         )
     if said is not None:
-        return seen, MaskClasses.of(said), []
+        return seen, MaskClasses.of(said), remarks
     if known is not None and _all_known(seen, known):
         remark = f"the classes are those of {known.source}, as all values fit; values= says otherwise"
         return seen, MaskClasses.of(known), [remark]

@@ -149,6 +149,9 @@ def test_binary_masks_are_not_read_silently(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("background\nroad\n")
     with pytest.raises(DataError, match=offer):
         whole(tmp_path)
+    (tmp_path / "classes.txt").write_text("0 0 0 background\n255 0 0 road\n")
+    with pytest.raises(DataError, match=offer):
+        whole(tmp_path)
     data = whole(tmp_path, "0:background,255:road")
     assert data.classes == ClassMap(("background", "road"), (0, 255))
     assert (data[0].targets["semantic"] == mask // 255).all() and data.ignored == 0
