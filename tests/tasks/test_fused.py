@@ -16,9 +16,9 @@ from retinue.tasks.task import Model
 
 SMALL = {
     "pyramid_channels": 16, "sampled": 16, "proposals": (60, 20), "mask_width": 8, "keypoint_width": 8,
-    "keypoint_depth": 2, "score_threshold": 0.0,
+    "keypoint_depth": 2, "score_threshold": 0.0, "width": 16,
 }  # fmt: skip
-CASES = {name: (name, {}, "resnet18") for name in find.names()} | {
+CASES = {n: (n, {}, find.find(n).recipe(False).get("backbone", "resnet18")) for n in find.names()} | {
     "mean and max": ("classification.classification", {"head": "mean_max"}, "mobilenet_v3_small"),
     "published SqueezeNet": ("classification.classification", {"head": "published"}, "squeezenet1_1"),
     "four convolutions": ("detection.faster_rcnn", {"head": "conv", "rpn_depth": 2}, "mobilenet_v3_small"),
