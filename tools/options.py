@@ -142,6 +142,10 @@ class Predict:
         least=0,
         most=1,
     )
+    heatmap: str | None = _option(
+        None,
+        "of a classifier: where it sees this class (its name or index; top: the one it finds most probable)",
+    )
     every: int = _option(1, "of a video: each N-th frame", least=1)
     draw: bool = _option(True, "draw the results on pictures and videos; label masks are written anyway")
     strict: bool = _option(False, "stop on unusable pictures instead of skipping them by name")

@@ -78,7 +78,9 @@ class Skips:
 
 def opened(options: Predict) -> tuple[Predictor, Proposals | None]:
     """The model, and the proposals that it is given beside the pictures, if any."""
-    predictor = Predictor.open(options.model, options.weights, options.device, options.precision)
+    predictor = Predictor.open(
+        options.model, options.weights, options.device, options.precision, options.heatmap
+    )
     check_regions(predictor.model.named_tasks, options.regions)
     predictor.inference = Inference.of(options, predictor.model)
     return predictor, read_proposals(options.regions) if options.regions else None

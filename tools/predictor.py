@@ -12,6 +12,7 @@ import torch
 from retinue.backbones.fused import FusedBackbone
 from retinue.datasets.targets import DataError, Sample, collate
 from retinue.tasks.fused import fused_model
+from retinue.tasks.segmentation.sliding_window import with_heat_maps
 from retinue.tasks.task import Model, Task
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
 from retinue.tools.inference import ONE_PASS, Inference
@@ -47,11 +48,21 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, name: str, weights: str | None = None, device: str | None = None, precision: str = "auto"
+        cls,
+        name: str,
+        weights: str | None = None,
+        device: str | None = None,
+        precision: str = "auto",
+        heatmap: str | None = None,
     ) -> "Predictor":
-        """From a run's folder, a saved file, or a backbone's name; DataError where it is none of these."""
+        """From a run's folder, a saved file, or a backbone's name; DataError where it is none of these.
+
+        heatmap: of a classifier, the class whose `HeatMap` is predicted instead (`with_heat_maps`).
+        """
         where = resolve_device(device)
         model, header, _ = open_model(name, weights, where)
+        if heatmap is not None:
+            model = with_heat_maps(model, heatmap, header["imgsz"]).eval()
         asked = header.get("precision", "auto") if precision == "auto" else precision
         resolved = resolve_precision(asked, where)
         if where.type == "cpu":
