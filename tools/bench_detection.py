@@ -2,13 +2,17 @@
 
 The weights are random, so both are first given heads that find a hundred objects in any picture: the second stage,
 masks and keypoints then cost what they cost on a photograph of a crowd. Prediction is of one picture of 800 x 1066;
-a training step of two, with ten objects each.
+a training step of two, with ten objects each. Memory is what the first prediction of Mask R-CNN takes on top of the
+model, with masks at the file's size.
 """
 
+import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +27,13 @@ from retinue.tasks.detection import published
 from retinue.tasks.fused import fused_model
 from retinue.tasks.task import Model
 from retinue.tools.options import Bench
+from retinue.tools.peak_memory import RESET, peak_rise
 from retinue.tools.take_turns import ratio, take_turns
 
 NAMES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
 SIZE = (800, 1066)
 MEAN = (0.485, 0.456, 0.406)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def picture(size: tuple[int, int] = SIZE, seed: int = 0) -> Sample:
@@ -38,21 +44,38 @@ def picture(size: tuple[int, int] = SIZE, seed: int = 0) -> Sample:
     return Sample(str(seed), image + rng.integers(0, 60, image.shape, dtype=np.uint8))
 
 
-def theirs(name: str) -> nn.Module:
+def untrained(name: str) -> nn.Module:
     """torchvision's detector as its COCO weights are loaded: frozen batch norms, the stem and first stage frozen."""
-    torch.manual_seed(0)
     network = getattr(detection, name)(weights=None, weights_backbone=None)
     network.backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
-    finds_objects(network, [torch.from_numpy(picture((256, 320)).image).permute(2, 0, 1) / 255])
     return network.eval()
 
 
-def ours(name: str, network: nn.Module) -> Model:
+def theirs(name: str) -> nn.Module:
+    """torchvision's detector, made to find objects."""
+    torch.manual_seed(0)
+    network = untrained(name)
+    finds_objects(network, [torch.from_numpy(picture((256, 320)).image).permute(2, 0, 1) / 255])
+    return network
+
+
+def ours(name: str, tensors: dict[str, Tensor]) -> Model:
     """Our detector with the tensors of torchvision's, frozen alike."""
     model = published.construct(name)
-    published.insert(model, network.state_dict(), name)
+    published.insert(model, tensors, name)
     model.freeze("c2", norm=True)
     return model.eval()
+
+
+def as_they_take_it(sample: Sample) -> Tensor:
+    """A picture (3, h, w) float32 in [0, 1]."""
+    return torch.from_numpy(sample.image).permute(2, 0, 1).float() / 255
+
+
+def as_we_take_it(*samples: Sample) -> Pictures:
+    """A batch on one canvas, channels last."""
+    pictures, _ = collate(list(samples), MEAN, 32)
+    return pictures.to("cpu", torch.channels_last)
 
 
 def finds_objects(network: nn.Module, pictures: list[Tensor]) -> None:
@@ -105,12 +128,10 @@ def timed(work: Callable[[], object]) -> float:
 def bench_prediction(name: str, seconds: float) -> dict[str, float]:
     """How many times as fast as torchvision in fp32: ours fused, in fp32 and in bf16."""
     network = theirs(name)
-    model = ours(name, network)
-    pictures, _ = collate([picture()], MEAN, 32)
-    pictures = pictures.to("cpu", torch.channels_last)
-    images = [torch.from_numpy(picture().image).permute(2, 0, 1).float() / 255]
+    model = ours(name, network.state_dict())
+    pictures, images = as_we_take_it(picture()), [as_they_take_it(picture())]
     rivals: dict[str, Callable[[], float]] = {"theirs": lambda: timed(lambda: network(images))}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for precision, dtype in PRECISIONS.items():
         fused = fused_model(model, dtype)
         rivals[precision] = lambda fused=fused: timed(lambda: fused.predict(pictures))  # type: ignore[misc]
     with torch.inference_mode():
@@ -142,14 +163,13 @@ def training_pair(name: str) -> tuple[list[Tensor], list[dict[str, Tensor]], Pic
             centre = (target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2
             points = torch.cat([centre, torch.full((10, 1), 2.0)], 1)
             target["keypoints"] = points[:, None].repeat(1, 17, 1)
-    pictures, _ = collate([picture(seed=i) for i in range(2)], MEAN, 32)
-    images = [torch.from_numpy(picture(seed=i).image).permute(2, 0, 1).float() / 255 for i in range(2)]
+    samples = [picture(seed=i) for i in range(2)]
     for_theirs = [{("labels" if k == "box_labels" else k): v for k, v in t.items()} for t in truth]
     for target in for_theirs:
         target["labels"] = target["labels"] + 1
         if "masks" in target:
             target["masks"] = target["masks"].to(torch.uint8)
-    return images, for_theirs, pictures.to("cpu", torch.channels_last), truth
+    return [as_they_take_it(s) for s in samples], for_theirs, as_we_take_it(*samples), truth
 
 
 def step(network: nn.Module, inputs: tuple[Any, Any], optimizer: torch.optim.Optimizer, bf16: bool) -> None:
@@ -164,7 +184,7 @@ def step(network: nn.Module, inputs: tuple[Any, Any], optimizer: torch.optim.Opt
 def bench_training(name: str, seconds: float) -> dict[str, float]:
     """A training step, each side in its faster precision."""
     network = theirs(name)
-    model = ours(name, network)
+    model = ours(name, network.state_dict())
     images, for_theirs, pictures, truth = training_pair(name)
     if not name.startswith("keypoint"):  # whose loss in torchvision cannot read channels-last maps
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -191,9 +211,51 @@ def bench_training(name: str, seconds: float) -> dict[str, float]:
     }
 
 
+def first_masks(name: str, who: str, file: Path, threads: int) -> tuple[float, int]:
+    """MiB by which memory rises in a process's first prediction, to masks at the file's size; and their number.
+
+    who: "torchvision", which paints all of them, or our precision, whose masks become run-length codes one by one.
+    """
+    torch.set_num_threads(threads)
+    tensors, count = torch.load(file, weights_only=True), 0
+    if who == "torchvision":
+        network, images = untrained(name), [as_they_take_it(picture())]
+        network.load_state_dict(tensors)
+    else:
+        fused, pictures = fused_model(ours(name, tensors), PRECISIONS[who]), as_we_take_it(picture())
+    del tensors
+
+    def predict() -> None:
+        nonlocal count
+        with torch.inference_mode():
+            if who == "torchvision":
+                count = len(network(images)[0]["masks"])
+            else:
+                (result,) = fused.predict(pictures)["mask_rcnn"]
+                count = len(result.masks.rles())
+
+    return peak_rise(predict) / 2**20, count
+
+
+def bench_memory(name: str) -> dict[str, float]:
+    """What the first prediction takes beyond the model, each side in a process of its own that holds no other."""
+    rises = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pth"
+        torch.save(theirs(name).state_dict(), file)
+        for who in ("torchvision", *PRECISIONS):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                rises[who], count = pool.apply(first_masks, (name, who, file, torch.get_num_threads()))
+            if count < 90:
+                raise RuntimeError(f"{who} finds {count} objects, too few to say what masks take")
+    return {f"mask_rcnn/memory/{who}_mib": rise for who, rise in rises.items()}
+
+
 def bench_detection(options: Bench) -> Iterator[dict[str, float]]:
-    """Prediction and training of the three detectors; `seconds` for each comparison."""
+    """Prediction and training of the three detectors, `seconds` for each comparison; memory where the system tells."""
     for name in NAMES:
         yield bench_prediction(name, options.seconds)
     for name in NAMES:
         yield bench_training(name, options.seconds)
+    if RESET.exists():
+        yield bench_memory("maskrcnn_resnet50_fpn")

@@ -53,12 +53,25 @@ def test_every_bench_gives_positive_figures(what: str, figures: set[str], capsys
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_detection_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_detection, "NAMES", bench_detection.NAMES[:1])
+    monkeypatch.setattr(bench_detection, "RESET", tmp_path / "none")
     assert command.main(["bench", "detection", "seconds=0", f"json={tmp_path / 'figures.json'}"]) == 0
     values = json.loads((tmp_path / "figures.json").read_text())
     assert {"fasterrcnn/fp32_over_torchvision_fp32", "fasterrcnn/step_over_torchvision"} <= values.keys()
     assert all(math.isfinite(value) and value > 0 for value in values.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    not bench_detection.RESET.exists(), reason="this system does not tell a process's peak of memory"
+)
+def test_masks_take_less_memory_than_torchvisions() -> None:
+    rises = bench_detection.bench_memory("maskrcnn_resnet50_fpn")
+    theirs, fp32, bf16 = (rises[f"mask_rcnn/memory/{who}_mib"] for who in ("torchvision", "fp32", "bf16"))
+    assert bf16 < fp32 < 0.8 * theirs
 
 
 def test_training_bench(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
