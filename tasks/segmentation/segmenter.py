@@ -38,7 +38,7 @@ Loss = Literal["cross_entropy", "focal"]
 class Segmenter(DenseTask, ABC):
     """A class at every pixel. A paper's file says how `logits` come from the backbone's maps.
 
-    loss: of a pixel, the soft-max's cross-entropy or its focal form with `gamma`. class_weights: one a class, or
+    loss: of a pixel, the soft-max's cross-entropy or its focal form with `focal_gamma`. class_weights: one a class, or
     "median_frequency", worked out from the training masks. label_smoothing: in [0, 1), of the cross-entropy. hard: the
     share of the pixels, those with the largest losses, that count (online hard example mining); 1 for all of them.
     dice, lovasz: weights of these losses beside it. auxiliary: weight of the losses of further outputs, for networks
@@ -64,7 +64,7 @@ class Segmenter(DenseTask, ABC):
         classes: ClassMap,
         *,
         loss: Loss = "cross_entropy",
-        gamma: float = 2.0,
+        focal_gamma: float = 2.0,
         class_weights: Literal["median_frequency"] | Sequence[float] | None = None,
         class_frequencies: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
@@ -81,7 +81,7 @@ class Segmenter(DenseTask, ABC):
         self.classes = classes
         self.settings = {
             "loss": loss,
-            "gamma": gamma,
+            "focal_gamma": focal_gamma,
             "class_weights": class_weights,
             "class_frequencies": class_frequencies,
             "label_smoothing": label_smoothing,
@@ -160,7 +160,7 @@ class Segmenter(DenseTask, ABC):
         """The mean over the pixels that count, of logits and truth at the canvas's size."""
         settings = self.settings
         if settings["loss"] == "focal":
-            return focal(logits, truth, settings["gamma"], self.weights)
+            return focal(logits, truth, settings["focal_gamma"], self.weights)
         return cross_entropy(logits, truth, self.weights, settings["label_smoothing"], settings["hard"])
 
     # Prediction
@@ -264,7 +264,7 @@ def _check_settings(settings: dict[str, Any], classes: ClassMap) -> None:
     if not 0 < len(classes) <= IGNORE:
         raise DataError(f"{len(classes)} classes: masks number at most {IGNORE} of them, and at least one")
     for name, least, most in (
-        ("gamma", 0, 100),
+        ("focal_gamma", 0, 100),
         ("label_smoothing", 0, 0.99),
         ("dice", 0, 1e3),
         ("lovasz", 0, 1e3),

@@ -1,7 +1,7 @@
 """What every task must do: every module below `retinue.tasks` that holds one is found and tried on rendered scenes."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from retinue.tasks.dense import DenseTask
 from retinue.tasks.task import Model, Task
 from retinue.tasks.tiling import predict_tiled
 from retinue.tools.loader import View
+from retinue.tools.options import Train
 
 SIDE = 64
 TASKS = find.names()
@@ -155,3 +156,9 @@ def test_a_dense_task_is_asked_from_views_and_by_tiles(name: str, scenes: Scenes
         assert one.to_json() == other.to_json()
         large = np.tile(image, (2, 3, 1))
         assert predict_tiled(model, large, "x", SIDE, 0)["it"].draw(large).shape[0] == len(large)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_setting_has_the_name_of_an_option_of_training(name: str) -> None:
+    """It could not be told which of the two is meant."""
+    assert not find.settings_of(name).keys() & {field.name for field in fields(Train)}
