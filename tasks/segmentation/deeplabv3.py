@@ -116,7 +116,8 @@ class ImagePooling(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, width, h, w)."""
-        pool, convolution, norm, relu = self
+        layers: list[Any] = list(self)
+        pool, convolution, norm, relu = layers
         pooled = convolution(pool(x))
         if (
             self.training and len(pooled) == 1

@@ -4,7 +4,7 @@ It has no pretrained trunk: it reads the picture itself (`backbone=pixels`) and 
 open (norms and ReLUs of the streams, how they are enlarged, biases) is as in the authors' own code.
 """
 
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,11 +49,14 @@ class FRRN(Segmenter):
             *(ResidualUnit(width, width) for _ in range(3)),
         )
         self.split = nn.Sequential(nn.Conv2d(width, lanes, 1, bias=False), nn.BatchNorm2d(lanes))
-        self.down = _stages(DOWN, width, width, lanes)
-        self.up = _stages(UP, DOWN[-1][1] * width, width, lanes)
-        joined = UP[-1][1] * width + lanes
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        inputs = width
+        for table, stages in ((DOWN, self.down), (UP, self.up)):
+            for units, multiple, stride in table:
+                stages.append(Stage(units, inputs, multiple * width, lanes, stride))
+                inputs = multiple * width
         self.join = nn.Sequential(
-            ResidualUnit(joined, width), *(ResidualUnit(width, width) for _ in range(2))
+            ResidualUnit(inputs + lanes, width), *(ResidualUnit(width, width) for _ in range(2))
         )
         self.classifier = classifier(width, len(classes))
 
@@ -81,13 +84,9 @@ class FRRN(Segmenter):
         y = self.stem(features["image"])
         z = self.split(y)
         for stage in self.down:
-            y = max_pool2d(y, 2, ceil_mode=True)
-            for unit in stage:
-                y, z = unit(y, z)
+            y, z = stage(max_pool2d(y, 2, ceil_mode=True), z)
         for (_, _, stride), stage in zip(UP, self.up):
-            y = enlarged(y, 2, pooled_size(z, stride), "bilinear")
-            for unit in stage:
-                y, z = unit(y, z)
+            y, z = stage(enlarged(y, 2, pooled_size(z, stride), "bilinear"), z)
         y = enlarged(y, 2, pooled_size(z, 1), "bilinear")
         return [self.classifier(self.join(torch.cat([y, z], 1)))]
 
@@ -127,6 +126,23 @@ class FullResolutionResidualUnit(nn.Module):
         return y, z + enlarged(self.residual(y), self.stride, (z.shape[2], z.shape[3]), "nearest")
 
 
+class Stage(nn.Module):
+    """The units between two changes of the pooling stream's size, one after the other."""
+
+    def __init__(self, units: int, inputs: int, outputs: int, lanes: int, stride: int) -> None:
+        super().__init__()
+        channels = [inputs] + [outputs] * units
+        self.units = nn.ModuleList(
+            FullResolutionResidualUnit(before, after, lanes, stride) for before, after in pairwise(channels)
+        )
+
+    def forward(self, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams, before and after."""
+        for unit in self.units:
+            y, z = unit(y, z)
+        return y, z
+
+
 def enlarged(x: Tensor, factor: int, size: tuple[int, int], mode: str) -> Tensor:
     """Maps (n, c, h, w) `factor` times as large, then without what is beyond `size`: the inverse of a pooling.
 
@@ -139,15 +155,3 @@ def enlarged(x: Tensor, factor: int, size: tuple[int, int], mode: str) -> Tensor
 def pooled_size(z: Tensor, stride: int) -> tuple[int, int]:
     """Height and width of maps (n, c, h, w) pooled by `stride`, the last incomplete cell included."""
     return -(-z.shape[2] // stride), -(-z.shape[3] // stride)
-
-
-def _stages(table: Sequence[tuple[int, int, int]], inputs: int, width: int, lanes: int) -> nn.ModuleList:
-    """Units by stage of the pooling stream, which comes with `inputs` channels."""
-    stages = nn.ModuleList()
-    for units, multiple, stride in table:
-        stage = nn.ModuleList()
-        for _ in range(units):
-            stage.append(FullResolutionResidualUnit(inputs, multiple * width, lanes, stride))
-            inputs = multiple * width
-        stages.append(stage)
-    return stages
