@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.dense import PyramidPooling, conv_norm, deepest_level, dilated
+from retinue.tasks.dense import PyramidPooling, conv_norm, dilated
 from retinue.tasks.segmentation.fcn_head import FCNHead, read_levels
 from retinue.tasks.segmentation.segmenter import Segmenter, classifier
 
@@ -19,7 +19,7 @@ from retinue.tasks.segmentation.segmenter import Segmenter, classifier
 class PSPNet(Segmenter):
     """A class at every pixel, by pyramid pooling.
 
-    output_stride: the strides of the backbone beyond this one become dilations; 16 is three to four times as fast as
+    output_stride: the strides of the backbone beyond this one become dilations; 16 trains three times as fast as
     the paper's 8. bins: sides of the grids that the map is averaged to. width: channels of each grid and of the last
     3x3 convolution; by default the map's, shared among the grids (512 for ResNet-50, as in the paper). dropout: of
     whole channels before the last layer. level: the map that is read, by default the deepest; auxiliary_level: that of
@@ -51,7 +51,7 @@ class PSPNet(Segmenter):
         }
         _check(self.settings)
         self.level, self.auxiliary_level = read_levels(
-            backbone, level or deepest_level(backbone), auxiliary_level, self.settings["auxiliary"] > 0
+            backbone, level, auxiliary_level, self.settings["auxiliary"] > 0
         )
         inputs = backbone.levels[self.level].channels
         self.width, self.dropout = width or max(1, inputs // len(bins)), dropout
