@@ -32,7 +32,7 @@ def build_model(
         model = continued(options, settings, splits["train"], log, begun)
     else:
         backbone = retinue.backbones.build(options.backbone, options.weights, in_channels=options.channels)
-        if not options.weights:
+        if not options.weights and next(backbone.parameters(), None) is not None:
             log(f"{options.backbone} from scratch; weights=imagenet starts from the published weights")
         model = with_new_head(backbone, options.task.rpartition(".")[2], options, settings, splits["train"])
     tune(model, options.tune, options.frozen_norm)
