@@ -224,15 +224,17 @@ def class_frequencies(dataset: Any, classes: int) -> list[float]:
 
     Ignored pixels are not counted (Eigen & Fergus 2015, arXiv:1411.4734, section 4.3.3).
     """
-    of_class, shown_in = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    counts = dataset.picture_counts() if hasattr(dataset, "picture_counts") else _counted(dataset, classes)
+    shown_in = np.where(counts > 0, counts.sum(1, keepdims=True), 0).sum(0)
+    return (counts.sum(0) / np.maximum(shown_in, 1)).tolist()
+
+
+def _counted(dataset: Any, classes: int) -> np.ndarray:
+    """(pictures, classes) int64, the pixels of each class in each picture."""
     if hasattr(dataset, "with_keys"):
         dataset = dataset.with_keys(frozenset({"semantic"}))
-    for i in range(len(dataset)):
-        labels = np.asarray(dataset[i].targets["semantic"])
-        counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)[:classes]
-        of_class += counts
-        shown_in += np.where(counts > 0, counts.sum(), 0)
-    return (of_class / np.maximum(shown_in, 1)).tolist()
+    labels = (np.asarray(dataset[i].targets["semantic"]).ravel() for i in range(len(dataset)))
+    return np.stack([np.bincount(each, minlength=IGNORE + 1)[:classes] for each in labels])
 
 
 def classifier(inputs: int, classes: int, dropout: float = 0.0) -> nn.Module:
