@@ -1,5 +1,6 @@
 """Which format is this? Every module here that defines `splits(source)` is asked; a new format is one file."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -89,13 +90,23 @@ def open_splits(
             break
     complete = {name for name, splits in found.items() if keys <= next(iter(splits.values())).keys}
     if not complete and (faults or not found):
-        raise faults[0] if faults else DataError(_nothing_found(source, asked))
+        raise faults[0] if faults else DataError(_nothing_found(source, asked, values))
     found = {name: splits for name, splits in found.items() if name in complete or not complete}
     if len(found) > 1:
         raise DataError(f"{source}: could be {' or '.join(found)}; choose one with format=NAME")
     (splits,) = found.values()
     semantic = "semantic" in keys
     return {n: _numbered(n, part, classes, semantic) for n, part in splits.items()} if classes else splits
+
+
+def _without_values(source: str) -> list[str]:
+    """The formats that a source is in among those that take no `values`."""
+    found = []
+    for name, module in format_modules().items():
+        with contextlib.suppress(DataError):
+            if not _takes_values(module) and module.splits(source):
+                found.append(name)
+    return found
 
 
 def _takes_values(module: ModuleType) -> bool:
@@ -135,8 +146,10 @@ def _numbered(name: str, part: Dataset, classes: ClassMap, semantic: bool) -> Da
     )
 
 
-def _nothing_found(source: str, modules: dict[str, ModuleType]) -> str:
+def _nothing_found(source: str, modules: dict[str, ModuleType], values: str | None) -> str:
     path = Path(source).expanduser().absolute()
+    if values is not None and (others := _without_values(source)):
+        return f"values={values}: {source} is read as {' or '.join(others)}, which has no masks of classes; leave values= out"
     layouts = "\n".join(
         f"  {name}: {(m.__doc__ or '').strip().splitlines()[0]}" for name, m in modules.items()
     )

@@ -135,10 +135,13 @@ def test_a_key_that_no_format_gives_leaves_what_there_is(root: Path, tmp_path: P
 def test_values_are_for_masks_alone(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="format=image_folder has no masks of classes; leave values= out"):
         open_splits(str(root), format="image_folder", values="0:a")
+    for source, name in ((str(root), "image_folder"), ("scenes:10", "scenes")):
+        with pytest.raises(
+            DataError, match=f"is read as {name}, which has no masks of classes; leave values="
+        ):
+            open_splits(source, values="0:a")
     with pytest.raises(DataError, match=r"no data set found(.|\n)*mask_pairs: Masks of classes"):
-        open_splits(str(root), values="0:a")
-    with pytest.raises(DataError, match="no data set found"):
-        open_splits("scenes:10", values="0:a")
+        open_splits(str(tmp_path / "none"), values="0:a")
     pair(tmp_path / "m", "train/0", blobs([0, 7]), ("images", "masks"))
     assert open_splits(str(tmp_path / "m"), values="0:a,7:b")["train"].classes.names == ("a", "b")
 
