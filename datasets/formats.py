@@ -50,22 +50,18 @@ def format_modules() -> dict[str, ModuleType]:
 
 def open_splits(
     source: str,
-    classes: ClassMap | None = None,
     format: str | None = None,
     keys: frozenset[str] = frozenset(),
     values: str | None = None,
 ) -> dict[str, Dataset]:
     """The splits of a data set, "train", "val", "test" as far as it has them, in whatever format it is.
 
-    classes: the classes to number by, a trained model's for instance; without it the data's own are used. Where
-    `keys` has "semantic", they number that, else labels and boxes.
     format: the name of the format, where more than one would do.
     keys: the target keys that are needed. Of several formats that fit, those count that give them all; without `keys`
     a folder is opened for its boxes or labels rather than for masks of classes.
     values: what the values in masks mean, "0:background,255:object,11:ignore" or a file of such lines, where that is
     not in the data (`mask_classes.stated`).
-    Raises DataError: no format fits, or more than one; the classes differ and cannot be matched; `values` for a format
-    without such masks.
+    Raises DataError: no format fits, or more than one; `values` for a format without such masks.
     """
     modules = format_modules()
     if format is not None and format not in modules:
@@ -95,8 +91,7 @@ def open_splits(
     if len(found) > 1:
         raise DataError(f"{source}: could be {' or '.join(found)}; choose one with format=NAME")
     (splits,) = found.values()
-    semantic = "semantic" in keys
-    return {n: _numbered(n, part, classes, semantic) for n, part in splits.items()} if classes else splits
+    return splits
 
 
 def _without_values(source: str) -> list[str]:
@@ -128,8 +123,11 @@ def evaluation_split(splits: dict[str, Dataset]) -> str:
     raise DataError(f"no split val or test to evaluate on, only {list(splits)}; add one")
 
 
-def _numbered(name: str, part: Dataset, classes: ClassMap, semantic: bool) -> Dataset:
-    """The split with the indices of the given classes, of `semantic` or of all else."""
+def numbered(part: Dataset, classes: ClassMap, semantic: bool = False) -> Dataset:
+    """A split with the indices of other classes, a trained model's: of `semantic`, or of labels and boxes.
+
+    Raises DataError where the classes differ and cannot be matched.
+    """
     apart = semantic and hasattr(part, "semantic_classes")
     own: ClassMap | None = getattr(part, "semantic_classes" if apart else "classes")
     if own is None or (own.names, own.ids) == (classes.names, classes.ids):
@@ -141,7 +139,7 @@ def _numbered(name: str, part: Dataset, classes: ClassMap, semantic: bool) -> Da
     missing = [n for n in own.names if n not in classes.names]
     extra = [n for n in classes.names if n not in own.names]
     raise DataError(
-        f"split {name!r} has other classes than asked for: only in the data {missing}, only asked for {extra}, "
+        f"the data have other classes than the model: only in the data {missing}, only in the model {extra}, "
         f"order in the data {list(own.names)}; make them the same"
     )
 
@@ -149,7 +147,7 @@ def _numbered(name: str, part: Dataset, classes: ClassMap, semantic: bool) -> Da
 def _nothing_found(source: str, modules: dict[str, ModuleType], values: str | None) -> str:
     path = Path(source).expanduser().absolute()
     if values is not None and (others := _without_values(source)):
-        return f"values={values}: {source} is read as {' or '.join(others)}, which has no masks of classes; leave values= out"
+        return f"values={values}: {source} is {' or '.join(others)}, which has no masks of classes; leave values= out"
     layouts = "\n".join(
         f"  {name}: {(m.__doc__ or '').strip().splitlines()[0]}" for name, m in modules.items()
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from retinue.datasets.formats import evaluation_split, open_splits
+from retinue.datasets.formats import evaluation_split, numbered, open_splits
 from retinue.datasets.targets import DataError
 from retinue.datasets.transforms import Compose
 from retinue.tasks.task import Metric, Model, Task
@@ -115,13 +115,15 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     batch, side = options.batch or header.get("batch", 32), header["imgsz"]
     task = next(iter(loaded.named_tasks.values()))
     keys = frozenset[str]().union(*(each.needs for each in loaded.named_tasks.values()))
-    splits = open_splits(options.data, task.classes, options.format, keys, options.values)
+    splits = open_splits(options.data, options.format, keys, options.values)
     name = options.split or evaluation_split(splits)
     if name not in splits:
         raise DataError(f"{options.data}: no split {name!r}; it has {', '.join(splits)}")
     dataset: Any = splits[name]
     dataset = dataset.with_size(side) if hasattr(dataset, "with_size") else dataset
     check_keys(loaded.named_tasks, dataset, options.data)
+    for each in loaded.named_tasks.values():
+        dataset = numbered(dataset, each.classes, "semantic" in each.needs) if each.classes else dataset
     check_regions(loaded.named_tasks, options.regions)
     inference = Inference.of(options, loaded)
     dataset = with_channels(dataset, loaded.backbone.in_channels)

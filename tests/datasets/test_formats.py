@@ -6,7 +6,7 @@ import pytest
 from class_masks import blobs, pair
 from PIL import Image
 
-from retinue.datasets.formats import describe, evaluation_split, format_modules, open_splits
+from retinue.datasets.formats import describe, evaluation_split, format_modules, numbered, open_splits
 from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import ClassMap, DataError
 
@@ -81,13 +81,13 @@ def test_a_fault_in_the_only_format_that_fits_is_told(root: Path) -> None:
 
 def test_given_classes_number_the_labels(root: Path) -> None:
     classes = ClassMap(("bees", "wasps", "ants"), ("bees", "wasps", "ants"))
-    found = open_splits(str(root), classes)
-    assert found["train"].labels.tolist() == [2, 2, 0, 0]
-    assert found["train"].classes == classes
+    train = open_splits(str(root))["train"]
+    found = numbered(train, classes)
+    assert found.labels.tolist() == [2, 2, 0, 0] and found.classes == classes
     with pytest.raises(DataError, match=r"\['bees'\] of split 'train' are not among \['ants'\]"):
-        open_splits(str(root), ClassMap(("ants",), ("ants",)))
-    with pytest.raises(DataError, match=r"only in the data .*'sphere'.*only asked for \['ants'\]"):
-        open_splits("scenes:10", ClassMap(("ants",)))
+        numbered(train, ClassMap(("ants",), ("ants",)))
+    with pytest.raises(DataError, match=r"only in the data .*'sphere'.*only in the model \['ants'\]"):
+        numbered(open_splits("scenes:10")["val"], ClassMap(("ants",)))
 
 
 def test_evaluation_needs_a_split() -> None:
@@ -136,9 +136,7 @@ def test_values_are_for_masks_alone(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="format=image_folder has no masks of classes; leave values= out"):
         open_splits(str(root), format="image_folder", values="0:a")
     for source, name in ((str(root), "image_folder"), ("scenes:10", "scenes")):
-        with pytest.raises(
-            DataError, match=f"is read as {name}, which has no masks of classes; leave values="
-        ):
+        with pytest.raises(DataError, match=f"is {name}, which has no masks of classes; leave values="):
             open_splits(source, values="0:a")
     with pytest.raises(DataError, match=r"no data set found(.|\n)*mask_pairs: Masks of classes"):
         open_splits(str(tmp_path / "none"), values="0:a")
@@ -147,11 +145,11 @@ def test_values_are_for_masks_alone(root: Path, tmp_path: Path) -> None:
 
 
 def test_given_classes_number_semantic_where_it_is_needed() -> None:
-    keys = frozenset({"semantic"})
-    found = open_splits("scenes:10", Scenes.semantic_classes, keys=keys)
-    assert found["train"][0].targets["semantic"].max() <= 4
+    scenes = open_splits("scenes:10", keys=frozenset({"semantic"}))["train"]
+    assert numbered(scenes, Scenes.semantic_classes, semantic=True) is scenes
+    assert numbered(scenes, Scenes.classes) is scenes
     with pytest.raises(DataError, match=r"only in the data \['background', 'sphere'"):
-        open_splits("scenes:10", ClassMap(("ants",)), keys=keys)
+        numbered(scenes, ClassMap(("ants",)), semantic=True)
 
 
 @pytest.mark.skipif(not (DATA / "hymenoptera_data").is_dir(), reason="shared/data/hymenoptera_data is absent")

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from retinue.datasets import coco
 from retinue.datasets.annotations import Annotations
-from retinue.datasets.formats import open_splits
+from retinue.datasets.formats import numbered, open_splits
 from retinue.datasets.objects import ObjectPictures
 from retinue.datasets.pictures import orient
 from retinue.datasets.segments import Segments
@@ -164,6 +164,16 @@ def test_a_models_classes(tmp_path: Path) -> None:
         DataError, match=r"the classes \['background', 'bee'\] of split 'train' are not among \['ant'\]"
     ):
         data.with_semantic_classes(ClassMap(("ant",)))
+
+
+def test_two_models_may_number_objects_and_pixels_each_in_its_own_way(tmp_path: Path) -> None:
+    data = pictures(tmp_path, [block((20, 30), 0, 5, 0, 5)], [1])
+    objects, pixels = ClassMap(("bee", "ant")), ClassMap(("ant", "background", "bee"))
+    one = numbered(numbered(data, objects), pixels, semantic=True)
+    other = numbered(numbered(data, pixels, semantic=True), objects)
+    for part in (one, other):
+        targets = part[0].targets
+        assert targets["box_labels"].tolist() == [0] and targets["semantic"][[0, 19], 0].tolist() == [2, 1]
 
 
 def test_too_many_classes_or_no_outlines_give_none(tmp_path: Path) -> None:
