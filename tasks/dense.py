@@ -5,8 +5,10 @@ canvas is brought to the file's frame and its answer taken, a stripe of rows at 
 has all of its channels at full size in memory.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -159,8 +161,20 @@ def deepest_level(backbone: Backbone) -> str:
     return names[-2] if only_wider and len(names) > 2 else names[-1]
 
 
+def whole_cells(backbone: Backbone, stride: int) -> None:
+    """Make canvases multiples of `stride`, the coarsest map's: no cell reaches beyond them.
+
+    On others a map has a part of a cell more than the canvas, and enlarged to the size of a finer one, or of the canvas
+    itself, it would be squeezed: at the right and at the bottom by up to a cell.
+    """
+    preprocessing = backbone.preprocessing
+    backbone.prepare_for(replace(preprocessing, divisor=math.lcm(preprocessing.divisor, stride)))
+
+
 def dilated(backbone: Backbone, output_stride: int) -> Backbone:
     """The backbone, for `Task.trunk_for`, with no map coarser than `output_stride`: strides have become dilations.
+
+    Canvases are of whole cells of that stride.
 
     Raises DataError where that cannot be, or where the maps are finer than that because they were dilated before.
     """
@@ -179,6 +193,7 @@ def dilated(backbone: Backbone, output_stride: int) -> Backbone:
             f"output_stride={output_stride}: {error}; say output_stride={coarsest}, or take another backbone "
             "(resnet50, mobilenet_v2)"
         ) from error
+    whole_cells(backbone, output_stride)
     return backbone
 
 

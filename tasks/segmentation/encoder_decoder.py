@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retinue.backbones.backbone import Backbone, Features, Level
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.dense import Decoder, PyramidPooling, Upsampling, conv_norm, plain_levels
+from retinue.tasks.dense import Decoder, PyramidPooling, Upsampling, conv_norm, plain_levels, whole_cells
 from retinue.tasks.segmentation.segmenter import Segmenter, classifier
 
 WIDTHS = (256, 128, 64, 48)
@@ -40,8 +40,9 @@ class EncoderDecoder(Segmenter):
         dropout: float = 0.1,
         **settings: Any,
     ) -> None:
-        super().__init__(backbone, classes, **settings)
         names = _levels(backbone, levels)
+        whole_cells(backbone, backbone.levels[names[-1]].stride)
+        super().__init__(backbone, classes, **settings)
         widths = list(widths or (WIDTHS + WIDTHS[-1:] * len(names))[: len(names) - 1])
         self.settings |= {
             "levels": names,
@@ -56,7 +57,7 @@ class EncoderDecoder(Segmenter):
         declared = {name: backbone.levels[name] for name in names}
         self.context: nn.Module = nn.Identity()
         if context:
-            pooling = PyramidPooling(declared[names[-1]].channels, widths[0] // 4)
+            pooling = PyramidPooling(declared[names[-1]].channels, max(1, widths[0] // 4))
             self.context = nn.Sequential(pooling, conv_norm(pooling.channels, widths[0], 1))
             declared[names[-1]] = Level(widths[0], declared[names[-1]].stride)
         self.decoder = Decoder(declared, widths, upsampling, depth)

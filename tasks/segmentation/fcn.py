@@ -15,8 +15,6 @@ the map. At its borders, where it would fade out, it reads the border's own valu
 too: the last one, which the paper fixes, is the interpolation.
 """
 
-import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from torch.nn import functional as F
 from retinue.backbones.backbone import Backbone, Features, Top
 from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.dense import plain_levels, resize
+from retinue.tasks.dense import plain_levels, resize, whole_cells
 from retinue.tasks.segmentation.segmenter import Segmenter
 from retinue.tasks.segmentation.sliding_window import as_convolutions, upper_layers
 
@@ -45,13 +43,11 @@ class FCN(Segmenter):
 
     def __init__(self, backbone: Backbone, classes: ClassMap, *, stride: int = 8, **settings: Any) -> None:
         top = backbone.chop()
+        whole_cells(backbone, COARSEST)
         super().__init__(backbone, classes, **settings)
         self.settings |= {"stride": stride}
         self.stride = stride
         self.levels = _levels(backbone, stride)
-        divisor = math.lcm(backbone.preprocessing.divisor, COARSEST)
-        backbone.prepare_for(replace(backbone.preprocessing, divisor=divisor))
-        self.preprocessing = backbone.preprocessing
         coarsest, *finer = reversed(self.levels)
         self.top, width = _convolutional_top(top, backbone, coarsest)
         self.widths = (width, *(backbone.levels[name].channels for name in finer))

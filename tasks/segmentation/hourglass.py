@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool2d
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.dense import conv_norm, resize
+from retinue.tasks.dense import conv_norm, resize, whole_cells
 from retinue.tasks.segmentation.segmenter import Segmenter, classifier
 
 STRIDE = 4
@@ -36,6 +36,7 @@ class StackedHourglass(Segmenter):
         auxiliary: float = 1.0,
         **settings: Any,
     ) -> None:
+        whole_cells(backbone, STRIDE)
         super().__init__(backbone, classes, auxiliary=auxiliary, **settings)
         self.settings |= {"stacks": stacks, "depth": depth, "width": width}
         if stacks < 1 or depth < 1 or width < 4:

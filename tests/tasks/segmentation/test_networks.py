@@ -54,6 +54,17 @@ def test_every_pixel_of_an_odd_canvas_is_answered(name: str) -> None:
         assert answer.shape == (1, len(task.classes), *size) and answer.isfinite().all()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_on_its_canvases_no_map_has_a_part_of_a_cell(name: str) -> None:
+    model, task = made(name)
+    divisor = task.preprocessing.divisor
+    canvas = [-(-side // divisor) * divisor for side in (75, 61)]
+    features = model.eval().backbone(torch.rand(1, 3, *canvas), task.levels)
+    for each in (*(features[level] for level in task.levels), task.logits(features)[0]):
+        assert canvas[0] % each.shape[2] == canvas[1] % each.shape[3] == 0
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_picture_in_a_batch_gives_what_it_gives_alone(name: str) -> None:
     model, task = made(name)
