@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from retinue.datasets.targets import IGNORE, ClassMap, DataError
+from retinue.datasets.targets import IGNORE, ClassMap
 from retinue.tasks.segmentation.overlay import count_labels, draw_labels, percent
 from retinue.tasks.segmentation.palette import VOID, colours_of
 
@@ -17,30 +17,19 @@ from retinue.tasks.segmentation.palette import VOID, colours_of
 class Segmentation:
     """The class of every pixel of one picture.
 
-    id: the picture's id. labels: (h, w) uint8, class indices, in the file's own pixels. confidence: (h, w) float16, the
-    probability of that class. Raises ValueError for arrays that do not fit each other or the classes, DataError for
-    probabilities that are not finite.
+    id: the picture's id. labels: (h, w) uint8, class indices, in the file's own pixels. Raises ValueError for labels
+    that are not so.
     """
 
     id: str
     labels: np.ndarray
     classes: ClassMap
-    confidence: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or self.labels.dtype != np.uint8:
             raise ValueError(f"{self.id}: labels {self.labels.shape} {self.labels.dtype}, not (h, w) uint8")
         if self.labels.size and (most := int(self.labels.max())) >= len(self.classes):
             raise ValueError(f"{self.id}: label {most} of {len(self.classes)} classes")
-        if self.confidence is None:
-            return
-        if self.confidence.shape != self.labels.shape:
-            raise ValueError(f"{self.id}: confidence {self.confidence.shape} for labels {self.labels.shape}")
-        if not (finite := np.isfinite(self.confidence)).all():
-            raise DataError(
-                f"{self.id}: the probabilities are not finite ({self.confidence[~finite][:3]}): "
-                f"look for non-finite weights, or predict in float32"
-            )
 
     @property
     def size(self) -> tuple[int, int]:

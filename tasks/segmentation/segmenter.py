@@ -1,5 +1,6 @@
 """What every network of semantic segmentation shares: losses, augmentation, the answer, its metric and drawing."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
@@ -128,8 +129,11 @@ class Segmenter(DenseTask, ABC):
         """
 
     def maps(self, features: Features, canvas: tuple[int, int]) -> Tensor:
-        """Logits (n, classes, H, W) float32 at every pixel of the canvas, bilinear."""
-        return self._enlarged(self.logits(features)[0].float(), canvas)
+        """Logits (n, classes, H, W) float32 at every pixel of the canvas, bilinear. DataError if one is not finite."""
+        logits = self.logits(features)[0].float()
+        if not logits.sum().isfinite():
+            raise DataError("the logits are not finite: look for non-finite weights, or predict in float32")
+        return self._enlarged(logits, canvas)
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`."""
@@ -141,8 +145,8 @@ class Segmenter(DenseTask, ABC):
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """`pixel` of the answer's logits, `dice` and `lovasz` where asked for, `auxiliary` of further outputs."""
         canvas = (pictures.pixels.shape[-2], pictures.pixels.shape[-1])
-        truth = truth_on_canvas(targets, canvas).to(pictures.pixels.device)
-        main, *others = (self._enlarged(each, canvas) for each in self.logits(features))
+        truth = truth_on_canvas(targets, canvas)
+        main, *others = (self._enlarged(each.float(), canvas) for each in self.logits(features))
         losses = {"pixel": self.pixel_loss(main, truth)}
         if self.settings["dice"]:
             losses["dice"] = self.settings["dice"] * dice(main, truth)
@@ -212,7 +216,7 @@ class Segmenter(DenseTask, ABC):
 
 def truth_on_canvas(targets: Sequence[Target], canvas: tuple[int, int]) -> Tensor:
     """`semantic` of every picture at the top left of a canvas (n, H, W) int64; beside the pictures nothing counts."""
-    truth = torch.full((len(targets), *canvas), IGNORE, dtype=torch.int64)
+    truth = targets[0]["semantic"].new_full((len(targets), *canvas), IGNORE, dtype=torch.int64)
     for part, target in zip(truth, targets):
         h, w = target["semantic"].shape
         part[:h, :w] = target["semantic"]
@@ -289,7 +293,11 @@ def _check_settings(settings: dict[str, Any], classes: ClassMap) -> None:
         raise DataError(f"class_weights={weights!r}: say median_frequency, or one number a class")
     for name in ("class_weights", "class_frequencies"):
         values = settings[name]
-        if values is not None and not isinstance(values, str) and len(values) != len(classes):
+        if values is None or isinstance(values, str):
+            continue
+        if len(values) != len(classes):
             raise DataError(
                 f"{len(values)} {name} for the {len(classes)} classes {list(classes.names)}: give one each"
             )
+        if not all(0 <= value < math.inf for value in values):
+            raise DataError(f"{name}={','.join(map(str, values))}: numbers from 0 on")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retinue.datasets.pictures import read_indices
-from retinue.datasets.targets import IGNORE, ClassMap, DataError
+from retinue.datasets.targets import IGNORE, ClassMap
 from retinue.tasks.segmentation.palette import VOID, colours_of
 from retinue.tasks.segmentation.results import Segmentation, encode_labels, say_shares, shares_of
 
@@ -80,15 +80,6 @@ def test_void_is_written_as_255_in_grey(tmp_path: Path) -> None:
 def test_labels_that_are_none_are_refused(labels: np.ndarray, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Segmentation("a", labels, CLASSES)
-
-
-def test_probabilities_must_fit_and_be_finite() -> None:
-    labels = np.zeros((2, 3), np.uint8)
-    assert Segmentation("a", labels, CLASSES, np.full((2, 3), 0.5, np.float16)).confidence is not None
-    with pytest.raises(ValueError, match=r"a: confidence \(3, 2\) for labels \(2, 3\)"):
-        Segmentation("a", labels, CLASSES, np.ones((3, 2), np.float16))
-    with pytest.raises(DataError, match=r"a: the probabilities are not finite .*nan.*predict in float32"):
-        Segmentation("a", labels, CLASSES, np.array([[0, 1, np.nan]] * 2, np.float16))
 
 
 def test_it_is_drawn_on_a_copy() -> None:

@@ -60,6 +60,15 @@ def test_the_answer_is_the_largest_logit_in_the_file_s_frame() -> None:
     assert (enlarged.labels == np.repeat([0, 1, 2], 4)).all() and enlarged.labels.shape == (8, 12)
 
 
+def test_logits_that_are_no_numbers_are_no_classes() -> None:
+    task, backbone = task_with()
+    pictures = pictures_of(np.full((4, 6, 3), 9, np.uint8))
+    for value in (torch.nan, torch.inf):
+        task.scale.data.fill_(value)
+        with pytest.raises(DataError, match="not finite: look for non-finite weights"):
+            task.eval().predict(backbone(pictures.pixels), pictures)
+
+
 def test_losses_by_name_and_what_only_training_reads() -> None:
     task, backbone = task_with(dice=0.5, lovasz=0.5)
     pictures = pictures_of(np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8))
@@ -119,6 +128,8 @@ def test_scenes_are_learnt_by_their_semantic_classes() -> None:
     ("settings", "message"),
     [
         ({"class_weights": [1.0]}, "1 class_weights for the 3 classes"),
+        ({"class_weights": [1.0, -1.0, 2.0]}, "class_weights=1.0,-1.0,2.0: numbers from 0 on"),
+        ({"class_weights": [1.0, float("nan"), 2.0]}, "class_weights=1.0,nan,2.0"),
         ({"class_weights": "balanced"}, "say median_frequency"),
         ({"class_weights": "median_frequency"}, "needs class_frequencies"),
         ({"hard": 0.0}, "hard=0.0"),
