@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,16 +13,9 @@ import numpy as np
 from retinue.datasets.targets import IGNORE, ClassMap, DataError
 
 FILES = (
-    *(
-        "classes.txt",
-        "class_names.txt",
-        "codes.txt",
-        "class_dict.csv",
-        "label_colors.txt",
-        "label_colours.txt",
-    ),
+    "classes.txt", "class_names.txt", "codes.txt", "class_dict.csv", "label_colors.txt", "label_colours.txt",
     "labelmap.txt",
-)
+)  # fmt: skip
 """What a file of classes in a data set's folder is called; the first that is there counts."""
 
 IGNORED = ("ignore", "void")
@@ -99,8 +93,17 @@ class MaskClasses:
 
     def index(self, codes: np.ndarray) -> np.ndarray:
         """Class index, `IGNORE`, or `UNKNOWN`, int64, of each code (...)."""
+        if not self.by_colour:
+            return self._table[codes]
         places = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
         return np.where(self.codes[places] == codes, self.labels[places].astype(np.int64), UNKNOWN)
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """What `index` gives for each number; looking up is ten times as fast as searching."""
+        table = np.full(HIGHEST + 1, UNKNOWN, np.int64)
+        table[self.codes] = self.labels
+        return table
 
     def known(self, codes: np.ndarray) -> np.ndarray:
         """Which codes (...) mean something, bool of the same shape."""

@@ -23,27 +23,15 @@ PICTURES = ("images", "image", "imgs", "img", "jpegimages", "pngimages", "pictur
 """What the folder of pictures is called (lower case)."""
 
 MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "gt", "gtfine"),
-    *("ground_truth", "groundtruth", "segmentation", "segmentations"),
-)
+    "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "gt", "gtfine", "ground_truth",
+    "groundtruth", "segmentation", "segmentations",
+)  # fmt: skip
 """What the folder of masks is called (lower case); beside train/ also trainannot/, train_labels/ and so on."""
 
 ENDINGS = (
-    *(
-        "",
-        "_mask",
-        "_L",
-        "_P",
-        "_label",
-        "_labels",
-        "_gt",
-        "_seg",
-        "_segmentation",
-        "_labelTrainIds",
-        "_labelIds",
-    ),
-    *("_gtFine_labelTrainIds", "_gtFine_labelIds"),
-)
+    "", "_mask", "_L", "_P", "_label", "_labels", "_gt", "_seg", "_segmentation", "_labelTrainIds", "_labelIds",
+    "_gtFine_labelTrainIds", "_gtFine_labelIds",
+)  # fmt: skip
 """What the name of a mask may have more than its picture's; that with which most pictures have one, the first of
 equals."""
 
@@ -51,9 +39,9 @@ PICTURE_ENDINGS = ("_leftImg8bit", "_image", "_img")
 """What the name of a picture may have more than its mask's."""
 
 _CAMVID = (
-    *("sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian"),
-    *("bicyclist", "void"),
-)
+    "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist",
+    "void",
+)  # fmt: skip
 CAMVID = Entries(list(enumerate(_CAMVID)), False, "CamVid")
 """The 11 classes of CamVid (Brostow et al. 2009, Pattern Recognition Letters 30) as SegNet's masks number them
 (Badrinarayanan et al. 2015, arXiv:1511.00561)."""

@@ -15,20 +15,9 @@ TARGETS = frozenset({"semantic"})
 PICTURES, MASKS = "JPEGImages", "SegmentationClass"
 
 NAMES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
-)
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 VOC = Entries([*enumerate(NAMES), (IGNORE, "void")], False, "Pascal VOC")
 """The challenge's 20 classes and background, as the palette's indices number them; 255 borders objects (Everingham et
 al. 2010, IJCV 88)."""
