@@ -1,10 +1,11 @@
 """The speed figures of the README, each a ratio of medians measured in one run, the rivals taking turns.
 
-retinue bench train      training on resnet18 at 224 against a hand-written torch loop over the same transforms
-retinue bench detection  two-stage detectors against torchvision's, with the same weights
-retinue bench data       reading and augmenting, detection style, on one core
-retinue bench scenes     rendering
-retinue bench startup    `retinue --help` against an empty Python
+retinue bench train         training on resnet18 at 224 against a hand-written torch loop over the same transforms
+retinue bench detection     two-stage detectors against torchvision's, with the same weights
+retinue bench segmentation  fcn_resnet50 against torchvision's, with the same weights
+retinue bench data          reading and augmenting, detection style, on one core
+retinue bench scenes        rendering
+retinue bench startup       `retinue --help` against an empty Python
 """
 
 import statistics
@@ -29,6 +30,7 @@ from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import Sample, to_tensor
 from retinue.datasets.transforms import detection_style
 from retinue.tools.bench_detection import bench_detection
+from retinue.tools.bench_segmentation import bench_segmentation
 from retinue.tools.drawings import write_picture
 from retinue.tools.loader import start_worker
 from retinue.tools.loop import train_epoch
@@ -189,6 +191,7 @@ def bench_startup(options: Bench) -> Iterator[dict[str, float]]:
 BENCHES = {
     "train": bench_train,
     "detection": bench_detection,
+    "segmentation": bench_segmentation,
     "data": bench_data,
     "scenes": bench_scenes,
     "startup": bench_startup,

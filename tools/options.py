@@ -221,7 +221,7 @@ class List:
 class Bench:
     """Measure the speed figures that the README shows, as ratios in one run."""
 
-    what: str = _option("all", "train, detection, data, scenes, startup or all")
+    what: str = _option("all", "train, detection, segmentation, data, scenes, startup or all")
     data: str | None = _option(None, "data=: a folder of pictures; default: scenes written as JPEG")
     seconds: float = _option(60.0, "time for each comparison", least=0)
     threads: int = _option(0, "torch's threads; 0: all", least=0)

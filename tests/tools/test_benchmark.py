@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from retinue.tools import bench_detection, benchmark, command
+from retinue.tools import bench_detection, bench_segmentation, benchmark, command
 from retinue.tools.take_turns import ratio, take_turns
 
 
@@ -72,6 +72,15 @@ def test_masks_take_less_memory_than_torchvisions() -> None:
     rises = bench_detection.bench_memory("maskrcnn_resnet50_fpn")
     theirs, fp32, bf16 = (rises[f"mask_rcnn/memory/{who}_mib"] for who in ("torchvision", "fp32", "bf16"))
     assert bf16 < fp32 < 0.8 * theirs
+
+
+@pytest.mark.slow
+def test_segmentation_bench(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(bench_segmentation, "SIZE", (72, 64))
+    assert command.main(["bench", "segmentation", "seconds=0", "json=-"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert {"fcn/torchvision_seconds", "fcn/bf16_over_torchvision_fp32"} < values.keys() and len(values) == 5
+    assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
 def test_training_bench(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
