@@ -135,7 +135,8 @@ def test_pyramid_pooling_learns_from_a_single_picture() -> None:
     ],
 )
 def test_plain_levels_are_one_a_stride(name: str, levels: list[str]) -> None:
-    assert plain_levels(build(name)) == levels
+    with torch.device("meta"):
+        assert plain_levels(build(name)) == levels
 
 
 def test_of_dilated_stages_the_last_is_read() -> None:
