@@ -28,7 +28,7 @@ class Result(Protocol):
         ...
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
-        """The picture (h, w, 3) uint8 RGB, with the result drawn on a copy of it; a legend may widen it at the right."""
+        """The picture (h, w, 3) uint8 RGB, the result drawn on a copy of it; a legend may widen it at the right."""
         ...
 
 
