@@ -34,16 +34,18 @@ class Published:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-STRIDE_8 = {"replace_stride_with_dilation": [False, True, True]}
+STRIDE_8 = {"max_stride": 8}
 STRIDE_16 = {"dilated": True}
-RATES = {"rates": [12, 24, 36]}
 SEGMENTERS = {
     "fcn_resnet50": Published(DilatedFCN, "resnet50", STRIDE_8),
     "fcn_resnet101": Published(DilatedFCN, "resnet101", STRIDE_8),
-    "deeplabv3_resnet50": Published(DeepLabV3, "resnet50", STRIDE_8, {**RATES, "output_stride": 8}),
-    "deeplabv3_resnet101": Published(DeepLabV3, "resnet101", STRIDE_8, {**RATES, "output_stride": 8}),
+    "deeplabv3_resnet50": Published(DeepLabV3, "resnet50", STRIDE_8, {"output_stride": 8}),
+    "deeplabv3_resnet101": Published(DeepLabV3, "resnet101", STRIDE_8, {"output_stride": 8}),
     "deeplabv3_mobilenet_v3_large": Published(
-        DeepLabV3, "mobilenet_v3_large", STRIDE_16, {**RATES, "level": "c5", "auxiliary_level": "block4"}
+        DeepLabV3,
+        "mobilenet_v3_large",
+        STRIDE_16,
+        {"rates": [12, 24, 36], "level": "c5", "auxiliary_level": "block4"},
     ),
     "lraspp_mobilenet_v3_large": Published(LRASPP, "mobilenet_v3_large", STRIDE_16),
 }

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torchvision_segmenters import SPREAD, blots, normalised, segmenter
 
 from retinue.backbones.weights import WeightsError
+from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
 from retinue.tasks.dense import DenseTask
 from retinue.tasks.segmentation import published
+from retinue.tasks.segmentation.dilated_fcn import DilatedFCN
 from retinue.tasks.task import Model
 
 HEAVY = ("fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")
@@ -101,6 +103,15 @@ def test_what_is_said_of_them_is_so(name: str) -> None:
     assert said["metric"] == "miou" and 0.5 < said["score"] < 0.7 and said["source"].endswith(".pth")
     classes = published.classes_of(name)
     assert classes.names[:2] == ("background", "aeroplane") and classes.ids == tuple(range(21))
+
+
+def test_a_stride_that_is_gone_is_not_asked_for_again() -> None:
+    with torch.device("meta"):
+        backbone = published.construct("fcn_resnet50").backbone
+        with pytest.raises(
+            DataError, match="output_stride=16: this model's backbone is dilated to 8; keep that"
+        ):
+            DilatedFCN.trunk_for(backbone, {"output_stride": 16})
 
 
 def test_weights_of_another_network_are_refused() -> None:
