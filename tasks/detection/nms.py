@@ -1,5 +1,6 @@
 """Non-maximum suppression by class, with torchvision's answer in less time where boxes are many."""
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -46,15 +47,23 @@ def _suppress(boxes: Tensor, falling: Tensor, threshold: float) -> Tensor:
     x1, y1, x2, y2 = boxes.unbind(1)
     sides = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)])
     left, kept = torch.arange(len(boxes)), []
+    threshold32 = _floor(threshold)
     while len(left):
         head = left[:ROWS]
         best = torchvision.ops.nms(boxes[head], falling[: len(head)], threshold)
         kept.append(head[best])
         rows, sides, left = sides[:, best], sides[:, ROWS:], left[ROWS:]
-        dead = [_overlap(rows, part, threshold).any(0) for part in sides.split(COLUMNS, dim=1)]
+        dead = [_overlap(rows, part, threshold32).any(0) for part in sides.split(COLUMNS, dim=1)]
         alive = ~torch.cat(dead)
         left, sides = left[alive], sides[:, alive]
     return torch.cat(kept)
+
+
+def _floor(threshold: float) -> float:
+    """The largest float32 that is no larger. torchvision's kernel compares overlaps, float32, with the double itself:
+    0.3 as a float32 is above 0.3, and suppresses."""
+    rounded = np.float32(threshold)
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-1)))
 
 
 def _overlap(rows: Tensor, columns: Tensor, threshold: float) -> Tensor:

@@ -50,6 +50,18 @@ def test_blocks_keep_what_each_group_alone_keeps(rows, threshold, sides):
     assert found.tolist() == one_by_one(boxes, scores, groups, threshold).tolist()
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.3, 0.6, 0.7, 0.9])
+def test_an_overlap_of_exactly_the_threshold_is_torchvisions(
+    threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a float32 the overlap may lie above the threshold or below it."""
+    monkeypatch.setattr(nms, "FEW", 0)
+    monkeypatch.setattr(nms, "ROWS", 1)
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 10 * threshold]])
+    scores, groups = torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(batched_nms(boxes, scores, groups, threshold), ops.nms(boxes, scores, threshold))
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("count", [1, 300, 1000, 1001, 3000])
 @pytest.mark.parametrize(("groups", "threshold"), [(1, 0.7), (5, 0.7), (30, 0.5)])
