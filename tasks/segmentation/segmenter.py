@@ -283,6 +283,11 @@ def _check_settings(settings: dict[str, Any], classes: ClassMap) -> None:
         raise DataError(f"hard={settings['hard']}: a share of the pixels above 0, at most 1")
     if settings["loss"] not in ("cross_entropy", "focal"):
         raise DataError(f"loss={settings['loss']}: say cross_entropy or focal")
+    if settings["loss"] == "focal" and (settings["hard"] < 1 or settings["label_smoothing"]):
+        raise DataError(
+            f"hard={settings['hard']}, label_smoothing={settings['label_smoothing']}: these are of loss=cross_entropy; "
+            "with loss=focal say hard=1 and label_smoothing=0"
+        )
     if settings["crop"] is not None and settings["crop"] < 1:
         raise DataError(f"crop={settings['crop']}: a side in pixels, at least 1")
     scales = settings["scales"]

@@ -134,6 +134,7 @@ def test_scenes_are_learnt_by_their_semantic_classes() -> None:
         ({"class_weights": "median_frequency"}, "needs class_frequencies"),
         ({"hard": 0.0}, "hard=0.0"),
         ({"loss": "hinge"}, "loss=hinge"),
+        ({"loss": "focal", "hard": 0.5}, "with loss=focal say hard=1"),
         ({"crop": 0}, "crop=0"),
         ({"scales": (2.0, 1.0)}, "scales="),
         ({"dice": -1.0}, "dice=-1.0"),
