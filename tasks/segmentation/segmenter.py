@@ -244,8 +244,6 @@ def _counted(dataset: Any, classes: int) -> np.ndarray:
 def classifier(inputs: int, classes: int, dropout: float = 0.0) -> nn.Module:
     """The last layer: a 1x1 convolution to the classes' logits."""
     last = nn.Conv2d(inputs, classes, 1)
-    nn.init.normal_(last.weight, 0, 0.01)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
     return nn.Sequential(nn.Dropout2d(dropout), last) if dropout else last
 
 
