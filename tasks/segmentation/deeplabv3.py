@@ -11,24 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retinue.backbones.backbone import Backbone, Features
+from retinue.backbones.backbone import Backbone
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.dense import conv_norm, dilated
-from retinue.tasks.segmentation.fcn_head import FCNHead, read_levels
-from retinue.tasks.segmentation.segmenter import Segmenter, classifier
+from retinue.tasks.segmentation.fcn_head import DeepSegmenter
+from retinue.tasks.segmentation.segmenter import classifier
 
 SPANS = (96, 192, 288)
 """Pixels of the picture between the centre of a 3x3 convolution and its neighbours, by branch."""
 
 
-class DeepLabV3(Segmenter):
+class DeepLabV3(DeepSegmenter):
     """A class at every pixel, by atrous spatial pyramid pooling.
 
     output_stride: strides of the backbone beyond this one become dilations. rates: dilations of the 3x3 convolutions,
     in cells of the map; by default those that span 96, 192 and 288 pixels: 6, 12, 18 at stride 16, twice that at 8
-    (section 4). width: channels of each branch. dropout: of the values of their mixture. level: the map that is read,
-    by default the deepest; auxiliary_level: that of the auxiliary head, by default the stage before; auxiliary=0 leaves
-    that head out. The other settings are `Segmenter`'s.
+    (section 4). width: channels of each branch. dropout: of the values of their mixture. The other
+    settings are `DeepSegmenter`'s.
     """
 
     def __init__(
@@ -40,14 +39,9 @@ class DeepLabV3(Segmenter):
         rates: Sequence[int] | None = None,
         width: int = 256,
         dropout: float = 0.5,
-        level: str | None = None,
-        auxiliary_level: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, classes, **settings)
-        self.level, self.auxiliary_level = read_levels(
-            backbone, level, auxiliary_level, self.settings["auxiliary"] > 0
-        )
         stride = backbone.levels[self.level].stride
         rates = list(rates or (max(1, span // stride) for span in SPANS))
         self.settings |= {
@@ -55,22 +49,15 @@ class DeepLabV3(Segmenter):
             "rates": rates,
             "width": width,
             "dropout": dropout,
-            "level": level,
-            "auxiliary_level": auxiliary_level,
         }
         if min(width, *rates) < 1 or not 0 <= dropout < 1:
             raise DataError(
                 f"rates={','.join(map(str, rates))}, width={width}, dropout={dropout}: rates and width are at least "
                 "1, dropout is in [0, 1)"
             )
-        self.levels: tuple[str, ...] = (self.level,)
         self.width = width
         pyramid = AtrousSpatialPyramidPooling(backbone.levels[self.level].channels, width, rates, dropout)
         self.classifier = nn.Sequential(pyramid, *conv_norm(width, width), classifier(width, len(classes)))
-        self.aux_classifier: FCNHead | None = None
-        if self.auxiliary_level is not None:
-            self.levels = (self.auxiliary_level, self.level)
-            self.aux_classifier = FCNHead(backbone.levels[self.auxiliary_level].channels, len(classes))
 
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
@@ -79,16 +66,12 @@ class DeepLabV3(Segmenter):
 
     def forget_classes(self) -> None:
         """New last layers."""
+        super().forget_classes()
         self.classifier[-1] = classifier(self.width, len(self.classes))
-        if self.aux_classifier is not None:
-            self.aux_classifier.forget_classes(len(self.classes))
 
-    def logits(self, features: Features) -> list[Tensor]:
-        """Logits at the stride of the head's map; in training, those of the auxiliary head too."""
-        answers = [self.classifier(features[self.level])]
-        if self.training and self.aux_classifier is not None and self.auxiliary_level is not None:
-            answers.append(self.aux_classifier(features[self.auxiliary_level]))
-        return answers
+    def judge(self, deep: Tensor) -> Tensor:
+        """As in `DeepSegmenter`."""
+        return self.classifier(deep)
 
 
 class AtrousSpatialPyramidPooling(nn.Module):

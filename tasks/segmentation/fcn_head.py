@@ -1,11 +1,14 @@
 """The small head of networks that read one map of a deep trunk, for their answer or beside it for training only."""
 
-from torch import nn
+from abc import ABC, abstractmethod
+from typing import Any
 
-from retinue.backbones.backbone import Backbone
-from retinue.datasets.targets import DataError
+from torch import Tensor, nn
+
+from retinue.backbones.backbone import Backbone, Features
+from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.dense import conv_norm, deepest_level
-from retinue.tasks.segmentation.segmenter import classifier
+from retinue.tasks.segmentation.segmenter import Segmenter, classifier
 
 
 class FCNHead(nn.Sequential):
@@ -23,6 +26,50 @@ class FCNHead(nn.Sequential):
     def forget_classes(self, classes: int) -> None:
         """A new last layer."""
         self[-1] = classifier(self.width, classes)
+
+
+class DeepSegmenter(Segmenter, ABC):
+    """A class at every pixel, judged on one deep map; in training an auxiliary head on the stage before helps.
+
+    level: the map that is judged, by default the deepest. auxiliary_level: that of the auxiliary head, by default the
+    stage before; auxiliary=0 leaves that head out. The other settings are `Segmenter`'s.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: ClassMap,
+        *,
+        level: str | None = None,
+        auxiliary_level: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(backbone, classes, **settings)
+        self.settings |= {"level": level, "auxiliary_level": auxiliary_level}
+        self.level, self.auxiliary_level = read_levels(
+            backbone, level, auxiliary_level, self.settings["auxiliary"] > 0
+        )
+        self.levels: tuple[str, ...] = (self.level,)
+        self.aux_classifier: FCNHead | None = None
+        if self.auxiliary_level is not None:
+            self.levels = (self.auxiliary_level, self.level)
+            self.aux_classifier = FCNHead(backbone.levels[self.auxiliary_level].channels, len(classes))
+
+    @abstractmethod
+    def judge(self, deep: Tensor) -> Tensor:
+        """Logits (n, classes, h, w) of the deep map (n, channels, h, w)."""
+
+    def forget_classes(self) -> None:
+        """A new last layer of the auxiliary head; a subclass adds its own."""
+        if self.aux_classifier is not None:
+            self.aux_classifier.forget_classes(len(self.classes))
+
+    def logits(self, features: Features) -> list[Tensor]:
+        """Logits at the stride of the deep map; in training, those of the auxiliary head too."""
+        answers = [self.judge(features[self.level])]
+        if self.training and self.aux_classifier is not None and self.auxiliary_level is not None:
+            answers.append(self.aux_classifier(features[self.auxiliary_level]))
+        return answers
 
 
 def read_levels(

@@ -9,22 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from retinue.backbones.backbone import Backbone, Features
+from retinue.backbones.backbone import Backbone
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.dense import PyramidPooling, conv_norm, dilated
-from retinue.tasks.segmentation.fcn_head import FCNHead, read_levels
-from retinue.tasks.segmentation.segmenter import Segmenter, classifier
+from retinue.tasks.segmentation.fcn_head import DeepSegmenter
+from retinue.tasks.segmentation.segmenter import classifier
 
 
-class PSPNet(Segmenter):
+class PSPNet(DeepSegmenter):
     """A class at every pixel, by pyramid pooling.
 
     output_stride: the strides of the backbone beyond this one become dilations; 16 trains three times as fast as
     the paper's 8. bins: sides of the grids that the map is averaged to. width: channels of each grid and of the last
     3x3 convolution; by default the map's, shared among the grids (512 for ResNet-50, as in the paper). dropout: of
-    whole channels before the last layer. level: the map that is read, by default the deepest; auxiliary_level: that of
-    the auxiliary head, by default the stage before; auxiliary=0 leaves that head out. The other settings are
-    `Segmenter`'s.
+    whole channels before the last layer. The other settings are `DeepSegmenter`'s.
     """
 
     def __init__(
@@ -36,8 +34,6 @@ class PSPNet(Segmenter):
         bins: Sequence[int] = (1, 2, 3, 6),
         width: int | None = None,
         dropout: float = 0.1,
-        level: str | None = None,
-        auxiliary_level: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, classes, **settings)
@@ -46,23 +42,13 @@ class PSPNet(Segmenter):
             "bins": list(bins),
             "width": width,
             "dropout": dropout,
-            "level": level,
-            "auxiliary_level": auxiliary_level,
         }
         _check(self.settings)
-        self.level, self.auxiliary_level = read_levels(
-            backbone, level, auxiliary_level, self.settings["auxiliary"] > 0
-        )
         inputs = backbone.levels[self.level].channels
         self.width, self.dropout = width or max(1, inputs // len(bins)), dropout
         self.pyramid = PyramidPooling(inputs, self.width, bins)
         self.fuse_scales = conv_norm(self.pyramid.channels, self.width)
         self.classifier = classifier(self.width, len(classes), dropout)
-        self.levels: tuple[str, ...] = (self.level,)
-        self.auxiliary: FCNHead | None = None
-        if self.auxiliary_level is not None:
-            self.levels = (self.auxiliary_level, self.level)
-            self.auxiliary = FCNHead(backbone.levels[self.auxiliary_level].channels, len(classes))
 
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
@@ -71,16 +57,12 @@ class PSPNet(Segmenter):
 
     def forget_classes(self) -> None:
         """New last layers."""
+        super().forget_classes()
         self.classifier = classifier(self.width, len(self.classes), self.dropout)
-        if self.auxiliary is not None:
-            self.auxiliary.forget_classes(len(self.classes))
 
-    def logits(self, features: Features) -> list[Tensor]:
-        """Logits at the stride of the deep map; in training, those of the auxiliary head too."""
-        answers = [self.classifier(self.fuse_scales(self.pyramid(features[self.level])))]
-        if self.training and self.auxiliary is not None and self.auxiliary_level is not None:
-            answers.append(self.auxiliary(features[self.auxiliary_level]))
-        return answers
+    def judge(self, deep: Tensor) -> Tensor:
+        """As in `DeepSegmenter`."""
+        return self.classifier(self.fuse_scales(self.pyramid(deep)))
 
 
 def _check(settings: dict[str, Any]) -> None:

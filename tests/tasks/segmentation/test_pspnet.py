@@ -35,7 +35,7 @@ def test_widths_are_the_paper_s_on_its_trunk() -> None:
     task = made("resnet50")
     assert task.levels == ("c4", "c5") and task.width == 512
     assert task.pyramid.channels == 4096
-    assert task.auxiliary is not None and task.auxiliary[0].in_channels == 1024
+    assert task.aux_classifier is not None and task.aux_classifier[0].in_channels == 1024
 
 
 def test_a_widening_for_a_classifier_is_not_read() -> None:
