@@ -237,7 +237,7 @@ def test_hostile_xml_is_refused_at_once(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as error:
         read_xml(file)
     assert "a secret" not in str(error.value) and len(str(error.value)) < 500
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5  # what an attack asks for is minutes
 
 
 def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
