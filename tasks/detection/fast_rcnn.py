@@ -3,46 +3,30 @@
 Proposals come with the pictures, as the input `proposals`: (r, 4) float32, x1 y1 x2 y2 in the picture's pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fpn import FPN
 from retinue.backbones.fused import fuse
-from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
-from retinue.datasets.transforms import (
-    ColorJitter,
-    Compose,
-    HorizontalFlip,
-    RandomResize,
-    Resize,
-    VerticalFlip,
-)
-from retinue.tasks.detection.box_coding import (
-    REGION_WEIGHTS,
-    encode,
-)
-from retinue.tasks.detection.draw import draw_batch
+from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
+from retinue.tasks.detection.box_coding import REGION_WEIGHTS, encode
+from retinue.tasks.detection.detector import Detector, check_range
 from retinue.tasks.detection.losses import region_losses
-from retinue.tasks.detection.metrics import DetectionMetric
-from retinue.tasks.detection.plots import detection_plots
 from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head, fuse_head
-from retinue.tasks.detection.regions import Found, Sampled, rows_of, sample_regions, select, to_file
-from retinue.tasks.detection.results import Detections
+from retinue.tasks.detection.regions import Found, Sampled, rows_of, sample_regions, select
 from retinue.tasks.detection.roi_pooling import RoIAlign
-from retinue.tasks.task import Task
 
 PYRAMID = ("c2", "c3", "c4", "c5")
 DIVISOR = 32
 """The canvas's sides are multiples of it."""
 
 
-class FastRCNN(Task):
+class FastRCNN(Detector):
     """Boxes of given proposals.
 
     head: "mlp" or "conv" (four convolutions with batch norm before it) on a pyramid, "fc" with the classifier's own
@@ -50,23 +34,12 @@ class FastRCNN(Task):
     that the backbone can have. pyramid: put a feature pyramid of `pyramid_channels` over the `pyramid_levels` of a
     plain backbone; without c2 it is twice as fast, and coarser about what is smaller than some 16 pixels.
     sampled: regions a picture that the losses are computed on, `positive_fraction` of them objects at most, which are
-    those with an IoU of `foreground_iou` or more with a true box. score_threshold, nms_iou, detections: of results.
-    longest: bound of the longer side, as a multiple of the shorter one's `imgsz`. scales: range of the shorter side in
-    training, as shares of `imgsz`. flip, vertical_flip: mirror half of the training pictures. colour: strength of the
-    jitter of brightness, contrast and saturation, 0 for none.
+    those with an IoU of `foreground_iou` or more with a true box. The other settings are `Detector`'s.
 
     Raises DataError for settings out of range, or that the backbone cannot have.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"boxes", "box_labels"})
-    uses: ClassVar[frozenset[str]] = frozenset({"crowd", "area"})
     inputs: ClassVar[frozenset[str]] = frozenset({"proposals"})
-    kinds: ClassVar[tuple[str, ...]] = ("box",)
-    headline: ClassVar[str] = "box/AP"
-    shown: ClassVar[tuple[str, ...]] = ("box/AP50",)
-    groups_by_aspect: ClassVar[bool] = True
-    default_side: ClassVar[int] = 800
-    classes: ClassMap
 
     def __init__(
         self,
@@ -80,18 +53,10 @@ class FastRCNN(Task):
         sampled: int = 512,
         positive_fraction: float = 0.25,
         foreground_iou: float = 0.5,
-        score_threshold: float = 0.05,
-        nms_iou: float = 0.5,
-        detections: int = 100,
-        longest: float = 5 / 3,
-        scales: tuple[float, float] = (1.0, 1.0),
-        flip: bool = True,
-        vertical_flip: bool = False,
-        colour: float = 0.0,
+        **settings: Any,
     ) -> None:
-        super().__init__()
-        self.classes = classes
-        self.settings = {
+        super().__init__(classes, **settings)
+        self.settings |= {
             "head": head,
             "pyramid": pyramid,
             "pyramid_channels": pyramid_channels,
@@ -99,17 +64,11 @@ class FastRCNN(Task):
             "sampled": sampled,
             "positive_fraction": positive_fraction,
             "foreground_iou": foreground_iou,
-            "score_threshold": score_threshold,
-            "nms_iou": nms_iou,
-            "detections": detections,
-            "longest": longest,
-            "scales": list(scales),
-            "flip": flip,
-            "vertical_flip": vertical_flip,
-            "colour": colour,
         }
-        _check_settings(self.settings)
-        self.score_threshold, self.nms_iou, self.detections = score_threshold, nms_iou, detections
+        for name, most in (("positive_fraction", 1), ("foreground_iou", 1)):
+            check_range(self.settings, name, 0, most)
+        for name, most in (("sampled", 10**6), ("pyramid_channels", 10**5)):
+            check_range(self.settings, name, 1, most)
         # A canvas of whole steps of the coarsest map, as torchvision's: p5 and p6 are not rounded differently.
         backbone.prepare_for(replace(backbone.preprocessing, divisor=DIVISOR))
         self.preprocessing = backbone.preprocessing
@@ -119,12 +78,6 @@ class FastRCNN(Task):
         self.region_channels = backbone.levels[self.region_levels[-1]].channels
         self.box_pool = RoIAlign(self.strides, self.region_levels, side)
         self.box_predictor = BoxPredictor(self.box_head.outputs, len(classes))  # type: ignore[arg-type]
-
-    @classmethod
-    def recipe(cls, pretrained: bool) -> dict[str, Any]:
-        """Small batches, whose statistics no batch norm should learn; a pyramid and heads that begin at random."""
-        options = {"batch": 8, "epochs": 20, "lr": "0.0003", "warmup": 1.0, "clip": 10.0}
-        return options | ({"frozen_norm": True, "backbone_lr": 0.0001} if pretrained else {})
 
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
@@ -193,88 +146,13 @@ class FastRCNN(Task):
 
     # Prediction
 
-    def predict(self, features: Features, pictures: Pictures) -> list[Detections]:
-        """The objects of every picture."""
-        return self.answer(features, pictures, self.given(pictures))
+    def find(self, features: Features, pictures: Pictures) -> Found:
+        """The objects of a batch, in canvas pixels."""
+        return self.judge(features, pictures, self.given(pictures))
 
-    def answer(self, features: Features, pictures: Pictures, proposals: Sequence[Tensor]) -> list[Detections]:
-        """Results in the file's pixels from proposals in canvas pixels."""
+    def judge(self, features: Features, pictures: Pictures, proposals: Sequence[Tensor]) -> Found:
+        """The objects among proposals in canvas pixels."""
         logits, codes = self.box_predictor(self.box_head(self.box_pool(features, proposals)))
-        found = select(
+        return select(
             logits, codes, proposals, pictures.sizes, self.score_threshold, self.nms_iou, self.detections
         )
-        return [
-            Detections(
-                id=id,
-                boxes=boxes,
-                scores=scores.cpu().numpy(),
-                labels=labels.cpu().numpy(),
-                classes=self.classes,
-                size=size,
-                **more,
-            )
-            for id, boxes, scores, labels, size, more in zip(
-                pictures.ids,
-                to_file(found.boxes.split(found.counts), pictures),
-                found.scores.split(found.counts),
-                found.labels.split(found.counts),
-                pictures.file_sizes,
-                self.answer_more(features, found, pictures),
-            )
-        ]
-
-    def answer_more(self, features: Features, found: Found, pictures: Pictures) -> list[dict[str, Any]]:
-        """What further branches add to each picture's `Detections`; nothing here."""
-        return [{} for _ in found.counts]
-
-    # Around training
-
-    def train_transform(self, side: int) -> Transform:
-        """A shorter side of about `side`, mirrored, perhaps in other colours (RGB pictures only)."""
-        low, high = (round(side * scale) for scale in self.settings["scales"])
-        steps: list[Transform] = [RandomResize(low, high, round(high * self.settings["longest"]))]
-        pairs = self.classes.keypoints.get("pairs", ())
-        if self.settings["flip"]:
-            steps.append(HorizontalFlip(pairs=pairs))
-        if self.settings["vertical_flip"]:
-            steps.append(VerticalFlip(pairs=pairs))
-        if (v := self.settings["colour"]) and len(self.preprocessing.mean) == 3:
-            steps.append(ColorJitter(v, v, v))
-        return Compose(steps)
-
-    def eval_transform(self, side: int) -> Transform:
-        """A shorter side of `side`, or less where the longer one would pass its bound."""
-        return Resize(side, int(side * self.settings["longest"]), antialias=False)
-
-    def metric(self) -> DetectionMetric:
-        """COCO's average precision and what surrounds it."""
-        return DetectionMetric(self.classes, self.kinds)
-
-    def draw_batch(
-        self, pictures: Pictures, targets: Sequence[Target], results: Sequence[Detections] | None = None
-    ) -> np.ndarray:
-        """A contact sheet (h, w, 3) uint8 RGB with boxes and class names; with `results`, those beside the truth."""
-        return draw_batch(pictures, targets, self.classes, results)
-
-    def plots(self, metric: DetectionMetric) -> dict[str, Callable[[str], None]]:
-        """Precision and recall, confusion, classes and kinds of errors."""
-        return detection_plots(metric.judged(), self.classes)
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    for name, least, most in (
-        ("positive_fraction", 0, 1),
-        ("foreground_iou", 0, 1),
-        ("score_threshold", 0, 1),
-        ("nms_iou", 0, 1),
-        ("colour", 0, 1),
-        ("sampled", 1, 10**6),
-        ("detections", 1, 10**6),
-        ("pyramid_channels", 1, 10**5),
-        ("longest", 1, 100),
-    ):
-        if not least <= settings[name] <= most:
-            raise DataError(f"{name}={settings[name]}: {name} is from {least} to {most}")
-    scales = settings["scales"]
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise DataError(f"scales={scales}: two shares of imgsz, 0 < least <= most")

@@ -17,7 +17,7 @@ from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
 from retinue.tasks.detection.anchors import Anchors
 from retinue.tasks.detection.fast_rcnn import FastRCNN
 from retinue.tasks.detection.proposals import RegionProposalNetwork, Scored
-from retinue.tasks.detection.results import Detections
+from retinue.tasks.detection.regions import Found
 
 OCTAVES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Sizes of the anchors of a single map, around `anchor_scale` times its stride: 32 to 512 pixels at stride 16."""
@@ -88,10 +88,10 @@ class FasterRCNN(FastRCNN):
         proposals = self.rpn.propose(scored, pictures.sizes)
         return self.rpn.losses(scored, targets) | self.learn(features, targets, proposals)
 
-    def predict(self, features: Features, pictures: Pictures) -> list[Detections]:
-        """The objects of every picture."""
+    def find(self, features: Features, pictures: Pictures) -> Found:
+        """The objects of a batch, in canvas pixels."""
         proposals = self.rpn.propose(self.score(features, pictures), pictures.sizes)
-        return self.answer(features, pictures, proposals)
+        return self.judge(features, pictures, proposals)
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`."""

@@ -8,6 +8,8 @@ from torch import nn
 
 from retinue.backbones import build
 from retinue.datasets.targets import ClassMap, Pictures, Sample, Target, collate
+from retinue.tasks import find
+from retinue.tasks.detection.detector import Detector
 from retinue.tasks.detection.fast_rcnn import FastRCNN
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.keypoint_rcnn import KeypointRCNN
@@ -18,6 +20,8 @@ from retinue.tasks.task import Model
 POINTS = {"names": ["a", "b", "c"], "pairs": [[0, 1]], "sigmas": [0.1, 0.1, 0.1]}
 CLASSES = ClassMap(("cat", "dog", "owl"), (3, 7, 90), POINTS)
 KINDS: dict[str, Any] = {"fast": FastRCNN, "faster": FasterRCNN, "mask": MaskRCNN, "keypoint": KeypointRCNN}
+ALL: list[type[Detector]] = [kind for kind in map(find.find, find.names()) if issubclass(kind, Detector)]
+"""Every detector, by discovery."""
 FORMS: dict[str, tuple[str, dict[str, Any], type[nn.Module]]] = {
     "pyramid": ("resnet18", {"pyramid_channels": 16}, MLPHead),
     "conv": ("resnet18", {"pyramid_channels": 16, "head": "conv", "rpn_depth": 2, "mask_norm": True}, ConvHead),
@@ -32,7 +36,17 @@ SMALL = {
 }  # fmt: skip
 
 
-def own(kind: type[FastRCNN], settings: dict[str, Any]) -> dict[str, Any]:
+def small(kind: type[Detector], classes: ClassMap = CLASSES, **settings: Any) -> Model:
+    """The detector as it comes, only narrow, on the backbone that its recipe names or on a small one."""
+    torch.manual_seed(0)
+    settings = own(kind, {**SMALL, "pyramid_channels": 16, **settings})
+    backbone = kind.trunk_for(build(kind.recipe(False).get("backbone", "resnet18")), settings)
+    model = Model(backbone, {"it": kind(backbone, classes, **settings)})  # type: ignore[call-arg]
+    model.freeze_unread()
+    return model
+
+
+def own(kind: type[Detector], settings: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that the task has."""
     known = {name for base in kind.__mro__ for name in getattr(base.__init__, "__kwdefaults__", None) or ()}
     return {name: value for name, value in settings.items() if name in known}

@@ -13,15 +13,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from detectors import ALL, small
 from PIL import Image
 from torch import Tensor
 
-from retinue.backbones import build
 from retinue.datasets.formats import open_splits
 from retinue.datasets.pictures import orient
 from retinue.datasets.targets import Pictures, Target, collate
-from retinue.tasks.detection import fast_rcnn
-from retinue.tasks.detection.fast_rcnn import FastRCNN
+from retinue.tasks.detection.detector import Detector
 from retinue.tasks.detection.faster_rcnn import FasterRCNN
 from retinue.tasks.detection.keypoint_rcnn import KeypointRCNN
 from retinue.tasks.detection.keypoints import heatmap_cells
@@ -160,9 +159,9 @@ class Oracle(Model):
     exact: masks at the picture's resolution and keypoints to the last bit, else by way of 28 x 28 masks and heat maps.
     """
 
-    def __init__(self, kind: type[FastRCNN], dataset: Any, exact: bool = True) -> None:
-        backbone = build("lenet5")
-        super().__init__(backbone, {"it": kind(backbone, dataset.classes, pyramid=False, proposals=(50, 9))})
+    def __init__(self, kind: type[Detector], dataset: Any, exact: bool = True) -> None:
+        model = small(kind, dataset.classes)
+        super().__init__(model.backbone, dict(model.named_tasks))
         self.dataset, self.exact = dataset, exact
         self.view = View(dataset, self.task.eval_transform(SIDE), self.task.target_keys())
         self.number = {dataset.id(i): i for i in range(len(dataset))}
@@ -179,7 +178,7 @@ class Oracle(Model):
         scores = torch.cat([torch.linspace(1, 0.5, count) for count in counts])
         self.task.mask_logits = lambda features, own, _: small_masks(truth, own)
         self.task.heat = lambda features, own: heat_maps(truth, own)
-        with mock.patch.object(fast_rcnn, "select", return_value=Found(boxes, scores, labels, counts)):
+        with mock.patch.object(self.task, "find", return_value=Found(boxes, scores, labels, counts)):
             results = super().predict(pictures)["it"]
         return {
             "it": [self.sharpen(r, i, t) for r, i, t in zip(results, numbers, truth)]
@@ -212,7 +211,7 @@ def heat_maps(truth: list[Target], boxes: list[Tensor]) -> Tensor:
 
 
 def figures(
-    kind: type[FastRCNN], root: Path, exact: bool = True
+    kind: type[Detector], root: Path, exact: bool = True
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(the metric's figures, those of the json that is written for `retinue eval predictions=`)."""
     dataset: Any = open_splits(str(root))["val"]
@@ -261,6 +260,12 @@ def test_coco_boxes_masks_and_keypoints(ids: tuple[int, int], tmp_path: Path) ->
 def test_yolo(ids: tuple[int, int], tmp_path: Path) -> None:
     Layout(tmp_path).yolo(ids)
     assert all(perfect(values, "box") for values in figures(FasterRCNN, tmp_path))
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_detector(kind: type[Detector], tmp_path: Path) -> None:
+    Layout(tmp_path).coco((17, 90))
+    assert all(perfect(values, *kind.kinds) for values in figures(kind, tmp_path))
 
 
 def test_voc(tmp_path: Path) -> None:
