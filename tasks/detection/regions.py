@@ -91,16 +91,26 @@ def select(
     picture, scores = picture[region], scores[region, labels]
     boxes = decode(codes[region, labels + 1], torch.cat(list(proposals))[region], REGION_WEIGHTS)
     boxes = clip(boxes, picture_sizes(sizes, boxes)[picture])
+    return best_of(boxes, scores, labels, picture, len(sizes), nms_iou, most)
+
+
+def best_of(
+    boxes: Tensor, scores: Tensor, labels: Tensor, picture: Tensor, count: int, nms_iou: float, most: int
+) -> Found:
+    """Of candidates of `count` pictures the `most` best of each, after suppression class by class.
+
+    boxes: (r, 4) float32 in canvas pixels. scores: (r,) float32. labels: (r,) int64, class indices from 0. picture:
+    (r,) int64, ascending. Boxes with a shorter side than `SMALLEST` are dropped.
+    """
     large = large_enough(boxes, SMALLEST)
     boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
     best, start = [], 0
-    for count in picture.bincount(minlength=len(sizes)).tolist():
-        own = slice(
-            start, start + count
-        )  # one picture at a time, as torchvision does it: rounding decides alike
+    for own_count in picture.bincount(minlength=count).tolist():
+        # one picture at a time, as torchvision does it: rounding decides alike
+        own = slice(start, start + own_count)
         kept = batched_nms(boxes[own], scores[own], labels[own] + 1, nms_iou)
         best.append(kept[:most] + start)
-        start += count
+        start += own_count
     kept = torch.cat(best)
     return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in best])
 
