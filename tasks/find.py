@@ -61,7 +61,7 @@ def find(name: str) -> type[Task]:
 
 
 def published() -> dict[str, ModuleType]:
-    """Name of every published model -> the module `published` of the task's package that knows it.
+    """Name of every published model -> the module of the task's package, `published...`, that knows it.
 
     Such a module has `names() -> list[str]`; `build(name, weights=None) -> (Model, facts)`, the model in evaluation
     mode with the named weights (default: its best published ones) and what its header says beside its construction,
@@ -70,7 +70,7 @@ def published() -> dict[str, ModuleType]:
     """
     found: dict[str, ModuleType] = {}
     for path in modules():
-        if path.endswith(".published"):
+        if path.rpartition(".")[2].startswith("published"):
             module = importlib.import_module(f"retinue.tasks.{path}")
             found |= dict.fromkeys(module.names(), module)
     return found
