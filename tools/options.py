@@ -63,8 +63,11 @@ class Train:
     warmup: float = _option(0.5, "epochs of linear warm-up", least=0)
     step_epochs: int = _option(30, "schedule=step: epochs between steps", least=1)
     gamma: float = _option(0.1, "schedule=step, plateau: factor of a step", least=0)
-    plateau: int = _option(3, "schedule=plateau: epochs without progress before a step", least=1)
-    patience: int = _option(0, "stop after this many epochs without progress; 0: never", least=0)
+    plateau: int = _option(3, "schedule=plateau: validations without progress before a step", least=1)
+    patience: int = _option(0, "stop after this many validations without progress; 0: never", least=0)
+    eval_every: int = _option(
+        1, "epochs from one validation to the next; the last is always validated", least=1
+    )
     accumulate: int = _option(1, "pieces that a batch is computed in", least=1)
     clip: float = _option(0.0, "largest gradient norm; 0: any", least=0)
     ema: float = _option(

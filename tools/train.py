@@ -71,8 +71,9 @@ def descend_epochs(setup: Setup) -> None:
     batches = batches_an_epoch(len(setup.train_set), options.batch, setup.ranks)
     while run.epoch < options.epochs and not out_of_patience(setup, run):
         train_epoch(setup, run, batches)
+        judged = is_judged(setup, run.epoch)
         with averaged(run):
-            end_epoch(setup, run, validate(setup, run))
+            end_epoch(setup, run, validate(setup, run) if judged else {}, judged)
         save_state(setup, run)  # last: until it is written, a resumed run repeats the epoch
     setup.accelerator.wait_for_everyone()
     finish(setup, run)
@@ -102,12 +103,18 @@ def validate(setup: Setup, run: Run) -> dict[str, Metric]:
 
 
 def out_of_patience(setup: Setup, run: Run) -> bool:
-    """Whether the metric has not improved for `patience` epochs."""
+    """Whether the metric has not improved in `patience` validations."""
     return bool(setup.options.patience and run.plateau.since >= setup.options.patience)
 
 
-def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
-    """Write the epoch down: results and weights; the best one with the tasks' curves."""
+def is_judged(setup: Setup, epoch: int) -> bool:
+    """Whether this epoch, from 0, may be the best: without validation every one, the later the better."""
+    options, done = setup.options, epoch + 1
+    return setup.val_set is None or done % options.eval_every == 0 or done == options.epochs
+
+
+def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric], judged: bool) -> None:
+    """Write the epoch down: results and weights; the best one of those that are judged with the tasks' curves."""
     options, log = setup.options, setup.log
     values = evaluate.figures(metrics) if metrics else {}
     row: dict[str, float] = {"epoch": run.epoch + 1, **epoch_losses(setup, run)}
@@ -115,7 +122,7 @@ def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric]) -> None:
     name, sign = setup.headline
     row |= {key: value for key, value in values.items() if not evaluate.per_class(key, values)}
     run.history.append(row)
-    best = improved(run, sign * values[name] if name in values else run.epoch)
+    best = judged and improved(run, sign * values[name] if name in values else run.epoch)
     losses = " ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in row.items() if k.startswith("train/"))
     figures = " ".join(f"{k} {evaluate.number(values[k])}" for k in setup.shown if k in values)
     shown_figures = f" | {figures}{' (best)' if best else ''}" if figures else ""
@@ -180,7 +187,7 @@ def finish(setup: Setup, run: Run) -> None:
         (sign * row[name], row["epoch"]) for row in run.history if name in row and not math.isnan(row[name])
     ]
     if out_of_patience(setup, run):
-        setup.log(f"stopped: no progress for {setup.options.patience} epochs (patience)")
+        setup.log(f"stopped: no progress in {setup.options.patience} validations (patience)")
     if scored:
         score, epoch = max(scored, key=lambda pair: (pair[0], -pair[1]))
         setup.log(f"best {name} {sign * score:.4f} at epoch {epoch}")

@@ -194,6 +194,17 @@ def test_patience_stops(tmp_path: Path) -> None:
     assert len(table(folder)) == 3
 
 
+def test_validated_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
+    """Between, nothing is judged: the best of epochs 2, 4 and 5 is one of these, and patience counts them alone."""
+    folder = run(tmp_path, backbone="lenet5", epochs=5, eval_every=2, patience=2)
+    rows = table(folder)
+    assert [bool(row["top1"]) for row in rows] == [False, True, False, True, True]
+    saved = model_file.read_header(folder / "weights/best.safetensors")
+    assert saved["epoch"] in (2, 4, 5)
+    stopped = run(tmp_path, backbone="lenet5", epochs=9, eval_every=2, patience=2, lr="0", warmup=0.0, name="s")
+    assert len(table(stopped)) == 6
+
+
 def test_lr_finder_picks_a_rate_and_leaves_the_model_alone(tmp_path: Path) -> None:
     folder = run(tmp_path, backbone="lenet5", lr="find", epochs=1)
     args = yaml.safe_load((folder / "args.yaml").read_text())
