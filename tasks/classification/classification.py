@@ -96,7 +96,7 @@ class Classifier(Task):
         _check_settings(dropout, label_smoothing, mixup, crop_scale, colour)
         self.label_smoothing, self.mixup = label_smoothing, mixup
         self.preprocessing = backbone.preprocessing
-        self.top = _top(backbone, len(classes), head, dropout)
+        self.top = classifier_top(backbone, len(classes), head, dropout)
         self.levels = (self.top.level, *self.top.auxiliary)
         weights = _weights(class_weights, class_counts, classes)
         self.register_buffer("weights", weights, persistent=False)
@@ -232,8 +232,8 @@ class Classifier(Task):
         }
 
 
-def _top(backbone: Backbone, classes: int, head: Head, dropout: float) -> Top:
-    """What sits on the backbone's maps; takes the backbone's own classifier off."""
+def classifier_top(backbone: Backbone, classes: int, head: Head = "linear", dropout: float = 0.0) -> Top:
+    """What sits on the backbone's maps, as `Classifier` says it; takes the backbone's own classifier off."""
     top = backbone.chop()
     if head == "published":
         return _published_top(top, classes, dropout)

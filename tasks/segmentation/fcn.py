@@ -26,7 +26,7 @@ from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks.dense import plain_levels, resize, whole_cells
 from retinue.tasks.segmentation.segmenter import Segmenter
-from retinue.tasks.segmentation.sliding_window import as_convolutions, upper_layers
+from retinue.tasks.sliding import as_convolutions, upper_layers
 
 COARSEST = 32
 STRIDES = (32, 16, 8)

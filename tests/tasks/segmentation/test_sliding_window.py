@@ -13,13 +13,8 @@ from retinue.datasets.targets import ClassMap, DataError, Sample, collate
 from retinue.tasks.classification import Classifier
 from retinue.tasks.fused import fused_model
 from retinue.tasks.segmentation.heat_map import HeatMap
-from retinue.tasks.segmentation.sliding_window import (
-    ZOOM,
-    as_convolutions,
-    heat_map,
-    upper_layers,
-    with_heat_maps,
-)
+from retinue.tasks.segmentation.sliding_window import ZOOM, heat_map, with_heat_maps
+from retinue.tasks.sliding import as_convolutions, upper_layers
 from retinue.tasks.task import Model
 
 CLASSES = ClassMap(("ant", "bee", "cat"))
