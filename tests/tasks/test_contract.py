@@ -25,7 +25,8 @@ TASKS = find.names()
 
 SMALL = {
     "pyramid_channels": 16, "sampled": 16, "proposals": (60, 20), "mask_width": 8, "keypoint_width": 8,
-    "keypoint_depth": 2, "width": 16,
+    "keypoint_depth": 2, "width": 16, "zooms": (1.0, 0.5), "regressor_width": 8, "candidates": 40,
+    "region_side": 32, "context": 3,
 }  # fmt: skip
 """Settings that make a task quick, for those that have them."""
 
@@ -72,7 +73,7 @@ def test_it_says_what_it_needs(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_two_steps_of_descent_on_scenes(name: str, scenes: Scenes) -> None:
     model, task = make(name, scenes)
-    view = View(scenes, task.train_transform(SIDE), task.needs)
+    view = View(scenes, task.train_transform(SIDE), task.needs, inputs=task.inputs)
     pictures, targets = collate([view[0, i] for i in range(6)])
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     model.train()
