@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from retinue.datasets.mask_pairs import MaskPairs, splits
+
 
 def blobs(values: list[int], size: tuple[int, int] = (60, 80), seed: int = 0) -> np.ndarray:
     """A mask (height, width) of large overlapping rectangles and discs; each of the values occurs."""
@@ -43,3 +45,14 @@ def pair(root: Path, name: str, mask: np.ndarray, folders: tuple[str, str] = ("i
     """A picture and its mask."""
     picture(root / folders[0] / f"{name}.png", mask.shape[:2])
     save(root / folders[1] / f"{name}.png", mask)
+
+
+def whole(root: Path, values: str | None = None) -> MaskPairs:
+    """All pairs of images/train and masks/train."""
+    return splits(str(root), values)["train"]
+
+
+def pairs(root: Path, masks: dict[str, np.ndarray]) -> None:
+    """These masks and pictures of their sizes, by name, in images/train and masks/train."""
+    for name, mask in masks.items():
+        pair(root, f"train/{name}", mask)
