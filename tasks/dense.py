@@ -180,12 +180,12 @@ def dilated(backbone: Backbone, output_stride: int) -> Backbone:
     """
     if output_stride < 1:
         raise DataError(f"output_stride={output_stride}: at least 1, such as 8 or 16")
-    before = backbone.options.get("max_stride", output_stride)
-    if before < output_stride:
+    coarsest = max(level.stride for level in backbone.levels.values())
+    before = backbone.options.get("max_stride", coarsest)
+    if before < output_stride and _has_dilations(backbone):
         raise DataError(
             f"output_stride={output_stride}: this model's backbone is dilated to {before}; keep that"
         )
-    coarsest = max(level.stride for level in backbone.levels.values())
     try:
         dilate(backbone, output_stride)
     except ValueError as error:
@@ -195,6 +195,10 @@ def dilated(backbone: Backbone, output_stride: int) -> Backbone:
         ) from error
     whole_cells(backbone, output_stride)
     return backbone
+
+
+def _has_dilations(backbone: Backbone) -> bool:
+    return any(isinstance(m, nn.Conv2d) and max(m.dilation) > 1 for m in backbone.modules())
 
 
 class Decoder(nn.Module):

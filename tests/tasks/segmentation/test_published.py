@@ -12,7 +12,6 @@ from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
 from retinue.tasks.dense import DenseTask
 from retinue.tasks.segmentation import published
-from retinue.tasks.segmentation.dilated_fcn import DilatedFCN
 from retinue.tasks.task import Model
 
 HEAVY = ("fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")
@@ -105,13 +104,23 @@ def test_what_is_said_of_them_is_so(name: str) -> None:
     assert classes.names[:2] == ("background", "aeroplane") and classes.ids == tuple(range(21))
 
 
-def test_a_stride_that_is_gone_is_not_asked_for_again() -> None:
+@pytest.mark.parametrize(
+    ("name", "stride", "asked"),
+    [
+        ("fcn_resnet50", 8, 16),
+        ("deeplabv3_mobilenet_v3_large", 16, 32),
+        ("lraspp_mobilenet_v3_large", 16, 32),
+    ],
+)
+def test_a_stride_that_is_gone_is_not_asked_for_again(name: str, stride: int, asked: int) -> None:
     with torch.device("meta"):
-        backbone = published.construct("fcn_resnet50").backbone
+        model = published.construct(name)
+        (task,) = model.named_tasks.values()
+        assert task.trunk_for(model.backbone, {"output_stride": stride}) is model.backbone
         with pytest.raises(
-            DataError, match="output_stride=16: this model's backbone is dilated to 8; keep that"
+            DataError, match=f"output_stride={asked}: this model's backbone is dilated to {stride}; keep that"
         ):
-            DilatedFCN.trunk_for(backbone, {"output_stride": 16})
+            task.trunk_for(model.backbone, {"output_stride": asked})
 
 
 def test_weights_of_another_network_are_refused() -> None:
