@@ -35,6 +35,8 @@ class DeepSegmenter(Segmenter, ABC):
     stage before; auxiliary=0 leaves that head out. The other settings are `Segmenter`'s.
     """
 
+    helped = True
+
     def __init__(
         self,
         backbone: Backbone,

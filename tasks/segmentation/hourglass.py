@@ -25,6 +25,8 @@ class StackedHourglass(Segmenter):
     each intermediate answer's loss. The other settings are `Segmenter`'s.
     """
 
+    helped = True
+
     def __init__(
         self,
         backbone: Backbone,

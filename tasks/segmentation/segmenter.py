@@ -34,6 +34,8 @@ from retinue.tasks.segmentation.plots import segmentation_plots
 from retinue.tasks.segmentation.results import Segmentation
 
 Loss = Literal["cross_entropy", "focal"]
+AUXILIARY = 0.4
+"""The weight of Zhao et al. 2017 (arXiv:1612.01105, section 3.3)."""
 
 
 class Segmenter(DenseTask, ABC):
@@ -42,8 +44,8 @@ class Segmenter(DenseTask, ABC):
     loss: of a pixel, the soft-max's cross-entropy or its focal form with `focal_gamma`. class_weights: one a class, or
     "median_frequency", worked out from the training masks. label_smoothing: in [0, 1), of the cross-entropy. hard: the
     share of the pixels, those with the largest losses, that count (online hard example mining); 1 for all of them.
-    dice, lovasz: weights of these losses beside it. auxiliary: weight of the losses of further outputs, for networks
-    that have such.
+    dice, lovasz: weights of these losses beside it. auxiliary: weight of the losses of further outputs; refused by
+    networks that have none.
     scales: range of the shorter side in training, as shares of `imgsz`; crop: side of the square that is then cut out,
     by default `imgsz`. flip: mirror half of the training pictures. colour: strength of the jitter of brightness,
     contrast and saturation, 0 for none. Evaluation sees whole pictures with a shorter side of `imgsz`.
@@ -56,6 +58,8 @@ class Segmenter(DenseTask, ABC):
     shown: ClassVar[tuple[str, ...]] = ("pixel_accuracy",)
     default_side: ClassVar[int] = 512
     resolved: ClassVar[frozenset[str]] = frozenset({"class_frequencies"})
+    helped: ClassVar[bool] = False
+    """Whether further outputs help training, so that `auxiliary` has something to weigh."""
     classes: ClassMap
     weights: Tensor | None
 
@@ -72,7 +76,7 @@ class Segmenter(DenseTask, ABC):
         hard: float = 1.0,
         dice: float = 0.0,
         lovasz: float = 0.0,
-        auxiliary: float = 0.4,
+        auxiliary: float = AUXILIARY,
         scales: tuple[float, float] = (0.5, 2.0),
         crop: int | None = None,
         flip: bool = True,
@@ -96,6 +100,8 @@ class Segmenter(DenseTask, ABC):
             "colour": colour,
         }
         _check_settings(self.settings, classes)
+        if not self.helped and auxiliary != AUXILIARY:
+            raise DataError(f"auxiliary={auxiliary}: this network has no further outputs; leave it out")
         backbone.chop()
         self.preprocessing = backbone.preprocessing
         weights = _weights(class_weights, class_frequencies, classes)
@@ -123,7 +129,7 @@ class Segmenter(DenseTask, ABC):
 
     @abstractmethod
     def logits(self, features: Features) -> list[Tensor]:
-        """Logits (n, classes, h, w) at the network's own stride: the answer's, then those that only help training.
+        """Logits (n, classes, h, w) at the network's own stride: the answer's, then, where it is `helped`, others.
 
         In evaluation the first alone need be computed.
         """

@@ -10,7 +10,7 @@ from torch import nn
 from retinue.backbones import build
 from retinue.backbones.backbone import is_norm
 from retinue.datasets.scenes import Scenes
-from retinue.datasets.targets import ClassMap, Pictures, Target, collate
+from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, collate
 from retinue.tasks import find
 from retinue.tasks.fused import fused_model
 from retinue.tasks.segmentation.segmenter import Segmenter
@@ -63,6 +63,15 @@ def test_on_its_canvases_no_map_has_a_part_of_a_cell(name: str) -> None:
     features = model.eval().backbone(torch.rand(1, 3, *canvas), task.levels)
     for each in (*(features[level] for level in task.levels), task.logits(features)[0]):
         assert canvas[0] % each.shape[2] == canvas[1] % each.shape[3] == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_auxiliary_weighs_what_is_there_or_is_refused(name: str) -> None:
+    model, task = made(name)
+    assert ("it/auxiliary" in model.train()(*batch_of(task, 2))) == task.helped
+    if not task.helped:
+        with pytest.raises(DataError, match=r"auxiliary=0\.5: this network has no further outputs"):
+            made(name, auxiliary=0.5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -20,6 +20,7 @@ class Brightest(Segmenter):
     """The brightest channel's class: a network whose answer is known."""
 
     levels = ("image",)
+    helped = True
 
     def __init__(self, backbone: Backbone, classes: ClassMap, **settings: Any) -> None:
         super().__init__(backbone, classes, **settings)
