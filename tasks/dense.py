@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import grid_sample, interpolate, pad
 from torchvision.ops import Conv2dNormActivation
 
 from retinue.backbones.backbone import Backbone, Features, Level
@@ -129,6 +129,31 @@ def resize(x: Tensor, size: Sequence[int], mode: Upsampling = "bilinear") -> Ten
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return interpolate(x, size=tuple(size), mode=mode, align_corners=False if mode == "bilinear" else None)
+
+
+def enlarged(x: Tensor, factor: int, size: Sequence[int], mode: Upsampling = "bilinear") -> Tensor:
+    """Maps (n, c, h, w) `factor` times as large, fitted to a frame of `size`.
+
+    Whatever the size, cell i of the map covers pixels i * factor to (i + 1) * factor - 1, as it does of pooling that
+    rounds up, whose inverse this is.
+    """
+    h, w = x.shape[-2:]
+    return fitted(resize(x, (h * factor, w * factor), mode), size)
+
+
+def fitted(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (n, c, h, w) on a frame of another size (height, width), with their cells where they are.
+
+    What is too much goes at the right and at the bottom, where maps are rounded up. What is missing is made of the
+    border's values, as much on either side: convolutions without padding lose as much at each (AlexNet).
+    """
+    height, width = size
+    x = x[..., :height, :width]
+    below, beside = height - x.shape[-2], width - x.shape[-1]
+    if not below and not beside:
+        return x
+    sides = (beside // 2, beside - beside // 2, below // 2, below - below // 2)
+    return pad(x, sides, mode="replicate")
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:

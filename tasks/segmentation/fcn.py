@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from retinue.backbones.backbone import Backbone, Features, Top
 from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.dense import plain_levels, resize, whole_cells
+from retinue.tasks.dense import enlarged, fitted, plain_levels, whole_cells
 from retinue.tasks.segmentation.segmenter import Segmenter
 from retinue.tasks.sliding import as_convolutions, upper_layers
 
@@ -71,12 +71,11 @@ class FCN(Segmenter):
         x = score(self.top(features[coarsest]))
         for level, skip, upsample in zip(finer, skips, self.upsampling):
             added = skip(features[level])
-            x = fitted(upsample(x), (added.shape[-2], added.shape[-1])) + added
+            x = fitted(upsample(x), added.shape[-2:]) + added
         return [x]
 
     def _enlarged(self, logits: Tensor, canvas: tuple[int, int]) -> Tensor:
-        h, w = logits.shape[-2:]
-        return fitted(resize(logits, (h * self.stride, w * self.stride)), canvas)
+        return enlarged(logits, self.stride, canvas)
 
 
 class Deconvolution(nn.ConvTranspose2d):
@@ -101,21 +100,6 @@ def bilinear_kernel(factor: int) -> Tensor:
     """(2 factor, 2 factor) weights with which a cell takes part in the pixels around it, linear in either direction."""
     side = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
     return side[:, None] * side
-
-
-def fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (n, c, h, w) on a frame of another size (height, width), with their cells where they are.
-
-    What is too much goes at the right and at the bottom, where maps are rounded up. What is missing is made of the
-    border's values, as much on either side: convolutions without padding lose as much at each (AlexNet).
-    """
-    height, width = size
-    x = x[..., :height, :width]
-    below, beside = height - x.shape[-2], width - x.shape[-1]
-    if not below and not beside:
-        return x
-    sides = (beside // 2, beside - beside // 2, below // 2, below - below // 2)
-    return F.pad(x, sides, mode="replicate")
 
 
 def _levels(backbone: Backbone, stride: int) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import max_pool2d
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.datasets.targets import ClassMap, DataError
-from retinue.tasks.dense import conv_norm
+from retinue.tasks.dense import conv_norm, enlarged
 from retinue.tasks.segmentation.segmenter import Segmenter, classifier
 
 DOWN = ((3, 2, 2), (4, 4, 4), (2, 8, 8), (2, 8, 16))
@@ -86,8 +86,8 @@ class FRRN(Segmenter):
         for stage in self.down:
             y, z = stage(max_pool2d(y, 2, ceil_mode=True), z)
         for (_, _, stride), stage in zip(UP, self.up):
-            y, z = stage(enlarged(y, 2, pooled_size(z, stride), "bilinear"), z)
-        y = enlarged(y, 2, pooled_size(z, 1), "bilinear")
+            y, z = stage(enlarged(y, 2, pooled_size(z, stride)), z)
+        y = enlarged(y, 2, z.shape[-2:])
         return [self.classifier(self.join(torch.cat([y, z], 1)))]
 
 
@@ -123,7 +123,7 @@ class FullResolutionResidualUnit(nn.Module):
         """The next y, with `outputs` channels, and z."""
         seen = max_pool2d(z, self.stride, ceil_mode=True)
         y = self.mix(torch.cat([y, seen], 1))
-        return y, z + enlarged(self.residual(y), self.stride, (z.shape[2], z.shape[3]), "nearest")
+        return y, z + enlarged(self.residual(y), self.stride, z.shape[-2:], "nearest")
 
 
 class Stage(nn.Module):
@@ -141,15 +141,6 @@ class Stage(nn.Module):
         for unit in self.units:
             y, z = unit(y, z)
         return y, z
-
-
-def enlarged(x: Tensor, factor: int, size: tuple[int, int], mode: str) -> Tensor:
-    """Maps (n, c, h, w) `factor` times as large, then without what is beyond `size`: the inverse of a pooling.
-
-    Whatever the size, cell i of the map covers pixels i * factor to (i + 1) * factor - 1, as it did when it was pooled.
-    """
-    align = {} if mode == "nearest" else {"align_corners": False}
-    return interpolate(x, scale_factor=float(factor), mode=mode, **align)[:, :, : size[0], : size[1]]
 
 
 def pooled_size(z: Tensor, stride: int) -> tuple[int, int]:

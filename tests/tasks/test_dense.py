@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 
 from retinue.backbones import build
 from retinue.backbones.backbone import Level
 from retinue.tasks import dense
-from retinue.tasks.dense import Decoder, PyramidPooling, in_file_frame, plain_levels, resize
+from retinue.tasks.dense import Decoder, PyramidPooling, enlarged, fitted, in_file_frame, plain_levels, resize
 
 
 def scaling(old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
@@ -71,6 +71,25 @@ def test_resizing_to_the_same_size_is_nothing(mode: dense.Upsampling) -> None:
     x = torch.randn(1, 2, 6, 5)
     assert resize(x, (6, 5), mode) is x
     assert resize(x, (13, 9), mode).shape == (1, 2, 13, 9)
+
+
+def test_maps_are_fitted_by_whole_cells() -> None:
+    x = torch.arange(6.0).view(1, 1, 2, 3)
+    assert fitted(x, (2, 3)) is not None and torch.equal(fitted(x, (2, 3)), x)
+    assert torch.equal(fitted(x, (1, 2)), x[..., :1, :2])
+    assert fitted(x, (2, 5))[0, 0].tolist() == [[0, 0, 1, 2, 2], [3, 3, 4, 5, 5]]
+    assert fitted(x, (3, 2))[0, 0].tolist() == [[0, 1], [3, 4], [3, 4]]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 16])
+def test_enlarging_undoes_pooling_at_any_size(factor: int) -> None:
+    for height, width in ((32, 48), (33, 47), (5, 1)):
+        cells = -(-height // factor), -(-width // factor)
+        blocks = torch.rand(1, 2, *cells)
+        full = blocks.repeat_interleave(factor, 2).repeat_interleave(factor, 3)[..., :height, :width]
+        pooled = max_pool2d(full, factor, ceil_mode=True)
+        assert torch.equal(pooled, blocks)
+        assert torch.equal(enlarged(pooled, factor, (height, width), "nearest"), full)
 
 
 LEVELS = {"c2": Level(8, 4), "c3": Level(12, 8), "c4": Level(16, 16)}

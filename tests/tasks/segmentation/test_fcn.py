@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from retinue.backbones import build
 from retinue.datasets.targets import ClassMap, DataError
 from retinue.tasks import model_file
-from retinue.tasks.segmentation.fcn import FCN, Deconvolution, bilinear_kernel, fitted
+from retinue.tasks.segmentation.fcn import FCN, Deconvolution, bilinear_kernel
 from retinue.tasks.task import Model
 from retinue.tools.new_model import build_model
 from retinue.tools.options import Train
@@ -53,14 +53,6 @@ def test_the_paper_s_deconvolution_is_the_same_away_from_the_borders_where_it_fa
     inner = (..., slice(factor // 2, -factor // 2), slice(factor // 2, -factor // 2))
     torch.testing.assert_close(plain[inner], expected[inner])
     assert (plain[..., 0, :] < 0.6 * expected[..., 0, :]).all()
-
-
-def test_maps_are_fitted_by_whole_cells() -> None:
-    x = torch.arange(6.0).view(1, 1, 2, 3)
-    assert fitted(x, (2, 3)) is not None and torch.equal(fitted(x, (2, 3)), x)
-    assert torch.equal(fitted(x, (1, 2)), x[..., :1, :2])
-    assert fitted(x, (2, 5))[0, 0].tolist() == [[0, 0, 1, 2, 2], [3, 3, 4, 5, 5]]
-    assert fitted(x, (3, 2))[0, 0].tolist() == [[0, 1], [3, 4], [3, 4]]
 
 
 @torch.no_grad()
