@@ -6,6 +6,14 @@ from typing import Any
 from retinue.backbones.alexnet import alexnet
 from retinue.backbones.backbone import Backbone, is_norm
 from retinue.backbones.convnext import convnext_base, convnext_large, convnext_small, convnext_tiny
+from retinue.backbones.csp_darknet import (
+    csp_darknet_l,
+    csp_darknet_m,
+    csp_darknet_nano,
+    csp_darknet_s,
+    csp_darknet_tiny,
+    csp_darknet_x,
+)
 from retinue.backbones.dilate import dilate
 from retinue.backbones.efficientnet import (
     efficientnet_b0,
@@ -26,6 +34,8 @@ from retinue.backbones.googlenet import googlenet
 from retinue.backbones.lenet import lenet5
 from retinue.backbones.mobilenet_v2 import mobilenet_v2
 from retinue.backbones.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from retinue.backbones.neck import Neck
+from retinue.backbones.pafpn import PAFPN
 from retinue.backbones.pixels import pixels
 from retinue.backbones.resnet import (
     resnet18,
@@ -58,6 +68,12 @@ __all__ = [
     "convnext_large",
     "convnext_small",
     "convnext_tiny",
+    "csp_darknet_l",
+    "csp_darknet_m",
+    "csp_darknet_nano",
+    "csp_darknet_s",
+    "csp_darknet_tiny",
+    "csp_darknet_x",
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -105,6 +121,9 @@ __all__ = [
 ]
 
 
+NECKS: dict[str, type[Neck]] = {"fpn": FPN, "pafpn": PAFPN}
+
+
 def names() -> list[str]:
     """The names that `build` knows, in alphabetical order; "timm/NAME" beside them."""
     return [name for name in __all__ if name not in ("build", "names")]
@@ -128,9 +147,9 @@ def build(name: str, weights: str | None = None, **options: Any) -> Backbone:
         return backbone
     if name.startswith("timm/"):
         return from_timm(name.removeprefix("timm/"), weights, **options)
-    if name == "fpn" and "body" in options:  # what an FPN remembers: its body, and how it reads it
+    if name in NECKS and "body" in options:  # what a neck remembers: its body, and how it reads it
         body = build(options.pop("body"), weights, **options.pop("body_options", {}))
-        return FPN(body, **options)
+        return NECKS[name](body, **options)
     if name not in names():
         close = get_close_matches(name, names(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names())}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from retinue.backbones.backbone import Backbone, Level
-from retinue.backbones.fpn import FPN
+from retinue.backbones.neck import Neck
 
 SIDE = 256
 """Of the pictures on which the new strides are checked."""
@@ -28,7 +28,7 @@ def dilate(backbone: Backbone, max_stride: int) -> None:
     """
     if max(level.stride for level in backbone.levels.values()) <= max_stride:
         return
-    if isinstance(backbone, FPN):
+    if isinstance(backbone, Neck):
         raise ValueError("a pyramid's strides stay: dilate its body before it gets the pyramid")
     levels, before, taken = dict(backbone.levels), 1, 1
     for name, modules in backbone.stages().items():

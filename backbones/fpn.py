@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
-from retinue.backbones.backbone import NEW, TAKEN, Backbone, Features, Level, Preprocessing, Top
+from retinue.backbones.backbone import Backbone, Features, Level
+from retinue.backbones.neck import Neck
 
 Extra = Literal["pool", "p6p7", "p6p7_c5"]
 
 
-class FPN(Backbone):
+class FPN(Neck):
     """Adds to the levels of its `body` one of `channels` for each that it reads: p2 from c2, and so on.
 
     `levels` are read finest first; the level made from another tap than c1..c5 is named after it (`p_block13`).
@@ -27,8 +28,6 @@ class FPN(Backbone):
     Raises KeyError for a level that the body does not have, ValueError for an `extra` or `norm` that is none.
     """
 
-    body: Backbone
-
     def __init__(
         self,
         backbone: Backbone,
@@ -37,21 +36,9 @@ class FPN(Backbone):
         extra: Extra | None = None,
         norm: Literal["batch"] | None = None,
     ) -> None:
-        _check(backbone, levels, extra, norm)
-        super().__init__(backbone.in_channels, backbone.preprocessing)
-        self.body, self.reads, self.channels, self.extra = backbone, tuple(levels), channels, extra
-        self.frozen_stages, self.frozen_norm = backbone.frozen_stages, backbone.frozen_norm
-        self.weights, self.categories = backbone.weights, backbone.categories
-        self.new_top = backbone.new_top
-        self.architecture = "fpn"
-        self.options = {
-            "body": backbone.architecture,
-            "body_options": backbone.options,
-            "levels": list(levels),
-            "channels": channels,
-            "extra": extra,
-            "norm": norm,
-        }
+        _check(levels, extra, norm)
+        super().__init__(backbone, levels, "fpn", channels=channels, extra=extra, norm=norm)
+        self.channels, self.extra = channels, extra
         inputs = [backbone.levels[name].channels for name in self.reads]
         norm_layer = nn.BatchNorm2d if norm == "batch" else None
         self.inner_blocks = nn.ModuleList(_conv(n, channels, 1, norm_layer) for n in inputs)
@@ -62,14 +49,16 @@ class FPN(Backbone):
                 channels if extra == "p6p7" else inputs[-1], channels, 3, 2, 1
             )
             self.extra_blocks["p7"] = nn.Conv2d(channels, channels, 3, 2, 1)
-        for module in self._pyramid():
+        for module in self.own_modules():
             _initialise(module)
-            for part in module.modules():
-                setattr(part, NEW, True)
-        self._declare()
+        self.finish(self._pyramid())
 
-    def _declare(self) -> None:
-        """The body's levels and the pyramid's, finest first."""
+    def own_modules(self) -> list[nn.Module]:
+        """Lateral and smoothing convolutions, and those of coarser levels."""
+        return [self.inner_blocks, self.layer_blocks, self.extra_blocks]
+
+    def _pyramid(self) -> dict[str, Level]:
+        """The levels of the pyramid."""
         strides = {_name(name): self.body.levels[name].stride for name in self.reads}
         self.extra_levels: tuple[str, ...] = ()
         if self.extra:
@@ -77,9 +66,7 @@ class FPN(Backbone):
             self.extra_levels = tuple(f"p{last + i}" for i in ((1,) if self.extra == "pool" else (1, 2)))
         for i, name in enumerate(self.extra_levels, 1):
             strides[name] = self.body.levels[self.reads[-1]].stride * 2**i
-        pyramid = {name: Level(self.channels, stride) for name, stride in strides.items()}
-        levels = {**self.body.levels, **pyramid}
-        self.levels = dict(sorted(levels.items(), key=lambda item: item[1].stride))
+        return {name: Level(self.channels, stride) for name, stride in strides.items()}
 
     def forward(self, images: Tensor, levels: Collection[str] | None = None) -> Features:
         """Maps of pictures (n, channels, h, w), float, RGB in [0, 1]: the body's and the pyramid's.
@@ -126,60 +113,13 @@ class FPN(Backbone):
             maps[self.extra_levels[1]] = self.extra_blocks["p7"](maps[self.extra_levels[0]].relu())
         return maps
 
-    # What the body answers
 
-    def trunk(self) -> dict[str, Sequence[nn.Module]]:
-        """The body's stages, then the pyramid."""
-        return {**self.body.stages(), "fpn": self._pyramid()}
-
-    def _pyramid(self) -> list[nn.Module]:
-        return [self.inner_blocks, self.layer_blocks, self.extra_blocks]
-
-    def prepare_for(self, preprocessing: Preprocessing) -> None:
-        """Normalise pictures as the body's weights expect from now on."""
-        super().prepare_for(preprocessing)
-        if hasattr(self, "body"):
-            self.body.prepare_for(preprocessing)
-
-    def top(self) -> Top | None:
-        """The body's."""
-        return self.body.top()
-
-    def chop(self) -> Top | None:
-        """Take the body's classifier off."""
-        top = self.body.chop()
-        self._prefix(top)
-        return top
-
-    def cut(self, name: str) -> nn.Sequential:
-        """Take off the body's last stage. Raises ValueError if it is another, or the pyramid reads it."""
-        if name in self.reads or name == "fpn":
-            raise ValueError(f"{name!r} cannot be cut off: the pyramid reads {list(self.reads)}")
-        removed = self.body.cut(name)
-        self._prefix(removed)
-        self.levels = {level: value for level, value in self.levels.items() if level != name}
-        return removed
-
-    def _prefix(self, taken: nn.Module | None) -> None:
-        for module in taken.modules() if taken else ():
-            if hasattr(module, TAKEN):
-                setattr(module, TAKEN, f"body.{getattr(module, TAKEN)}")
-
-    def freeze(self, through: str | None = "all", norm: bool | None = None) -> None:
-        """As `Backbone.freeze`, over the body's stages and `fpn`; it replaces what was frozen of the body before."""
-        self.body.frozen_stages, self.body.frozen_norm = (), False
-        super().freeze(through, norm)
-
-
-def _check(backbone: Backbone, levels: Sequence[str], extra: str | None, norm: str | None) -> None:
-    if not levels or (unknown := set(levels) - backbone.levels.keys()):
-        missing = sorted(unknown) if levels else "to read"
-        raise KeyError(f"no level {missing}; the backbone has {list(backbone.levels)}")
+def _check(levels: Sequence[str], extra: str | None, norm: str | None) -> None:
     if extra not in (None, "pool", "p6p7", "p6p7_c5"):
         raise ValueError(f"extra={extra!r}: give None, 'pool', 'p6p7' or 'p6p7_c5'")
     if norm not in (None, "batch"):
         raise ValueError(f"norm={norm!r}: give None or 'batch'")
-    if extra and not levels[-1][1:].isdigit():
+    if extra and levels and not levels[-1][1:].isdigit():
         raise ValueError(f"extra={extra!r} continues c1..c5, but the last level read is {levels[-1]!r}")
 
 

@@ -9,12 +9,14 @@ from functools import cache
 
 import pytest
 import torch
+from small_trunks import few_classes
 from torch import nn
 
 import retinue.backbones
 from retinue.backbones import build, names
 from retinue.backbones.backbone import Backbone
 from retinue.backbones.fpn import FPN
+from retinue.backbones.pafpn import PAFPN
 
 SIZE = (65, 97)
 HEAVY = 5e7
@@ -43,7 +45,7 @@ def run(limit=HEAVY):
 
 
 EVERY = run(limit=float("inf"))
-RUN = [*run(), "fpn", "timm/resnet10t"]
+RUN = [*run(), "fpn", "pafpn", "timm/resnet10t"]
 
 
 def construct(name, in_channels=3):
@@ -51,11 +53,13 @@ def construct(name, in_channels=3):
     if name == "fpn":
         body = build("mobilenet_v2", classes=4, in_channels=in_channels)
         return FPN(body, channels=16, extra="p6p7", norm="batch")
+    if name == "pafpn":
+        body = build("mobilenet_v2", classes=4, in_channels=in_channels)
+        return PAFPN(body, width=0.0625)
     if name.startswith("timm/"):
         pytest.importorskip("timm")
         return build(name, in_channels=in_channels)
-    options = {} if name == "pixels" else {"classes": 4}
-    return build(name, in_channels=in_channels, **options)
+    return build(name, in_channels=in_channels, **few_classes(name))
 
 
 def pictures(channels=3, size=SIZE):
@@ -131,7 +135,7 @@ def test_maps_are_as_declared_at_an_odd_size(name):
         assert value.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [*EVERY, "fpn", "timm/resnet10t"])
+@pytest.mark.parametrize("name", [*EVERY, "fpn", "pafpn", "timm/resnet10t"])
 def test_each_level_alone_equals_the_full_pass(name):
     """Also fails where a later module in place writes into a map that was handed out."""
     backbone = construct(name).eval()

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from small_trunks import few_classes
 from torch import nn
 
 from retinue.backbones import build, names
@@ -12,6 +13,7 @@ from retinue.backbones.backbone import Backbone
 from retinue.backbones.fpn import FPN
 from retinue.backbones.fused import fuse
 from retinue.backbones.onednn import FusedConv2d, has_onednn
+from retinue.backbones.pafpn import PAFPN
 
 HEAVY = 3e7
 NEEDS_ONEDNN = pytest.mark.skipif(
@@ -47,7 +49,9 @@ def construct(name):
     if name == "fpn p6p7 norm":
         body = build("mobilenet_v2", classes=4)
         return FPN(body, ("c3", "c4", "block17"), channels=16, norm="batch")
-    backbone = build(name, **({} if name == "pixels" else {"classes": 4}))
+    if name == "pafpn":
+        return PAFPN(build("csp_darknet_nano"), depth=0.33, width=0.25, depthwise=True)
+    backbone = build(name, **few_classes(name))
     backbone.chop()
     return backbone
 
@@ -65,7 +69,7 @@ def rms(ours, theirs):
     return ((ours.double() - theirs.double()).square().mean().sqrt() / theirs.double().std()).item()
 
 
-@pytest.mark.parametrize("name", [*run(), "fpn", "fpn p6p7 norm"])
+@pytest.mark.parametrize("name", [*run(), "fpn", "fpn p6p7 norm", "pafpn"])
 @torch.no_grad()
 def test_float32_is_as_near_to_exact_as_the_network_itself(name, spread):
     """Near to float64, at most three times as far as the unfused network in the same memory format, or 1e-5."""

@@ -1,9 +1,11 @@
 """Backbones of a few thousand parameters, for what is built on backbones."""
 
+import inspect
 from collections.abc import Sequence
 
 from torch import nn
 
+import retinue.backbones
 from retinue.backbones.backbone import Backbone, Level, Top
 
 WIDTHS = (6, 8, 8, 12, 16)
@@ -58,3 +60,9 @@ class SmallVGG(Backbone):
         """fc6 and fc7."""
         embed = nn.Sequential(self.avgpool, nn.Flatten(), *self.classifier[:-1])
         return Top(f"c{len(self.features)}", 24, embed, self.classifier[-1])
+
+
+def few_classes(name: str) -> dict[str, int]:
+    """Options of a builder that make its classifier small, where it has one."""
+    parameters = inspect.signature(getattr(retinue.backbones, name)).parameters
+    return {"classes": 4} if "classes" in parameters else {}
