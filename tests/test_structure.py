@@ -20,8 +20,8 @@ LEAVES = {"rle", "targets", "transforms"}
 """The modules of datasets that tasks may import; what these import themselves counts as theirs."""
 SLOW = {
     "albumentations", "importlib.metadata", "matplotlib", "matplotlib.figure", "rich.console", "rich.progress",
-    "safetensors", "scipy", "sklearn.linear_model", "sklearn.model_selection", "sklearn.pipeline",
-    "sklearn.preprocessing", "sklearn.svm", "supervision", "tifffile", "timm", "timm.data", "torch",
+    "safetensors", "scipy", "skimage.segmentation", "sklearn.linear_model", "sklearn.model_selection",
+    "sklearn.pipeline", "sklearn.preprocessing", "sklearn.svm", "supervision", "tifffile", "timm", "timm.data", "torch",
     "torch.utils.tensorboard", "torchvision.models", "PIL",
 }  # fmt: skip
 """What may be imported inside a function: slow, or not always installed, and needed by few."""

@@ -15,7 +15,7 @@ USAGE = """retinue: one backbone, every vision task
   retinue eval RUN data=DIR                                    the numbers, recomputed from pixels
   retinue eval predictions=results.json data=DIR               those of anybody's COCO results file
   retinue predict RUN photo.jpg folder/                        results drawn, and as json
-  retinue propose RUN data=DIR out=FILE                        its region proposals, for fast_rcnn
+  retinue propose selective_search data=DIR out=FILE           region proposals, for fast_rcnn
   retinue check data=DIR                                       what is wrong with a data set
   retinue convert DIR to=coco out=NEW                          detection data in another format
   retinue list [backbones|models|tasks|datasets]               what there is
@@ -41,7 +41,7 @@ NEEDS_SUBJECT = {
     "train": "train what? e.g. `retinue train classification`; `retinue list tasks` names all",
     "eval": "evaluate what? e.g. `retinue eval runs/classification/resnet18 data=photos`",
     "predict": "predict with what, on what? e.g. `retinue predict runs/classification/resnet18 photo.jpg`",
-    "propose": "propose with what? e.g. `retinue propose runs/faster_rcnn/resnet50 data=DIR out=FILE`",
+    "propose": "propose with what? e.g. `retinue propose selective_search data=DIR out=FILE`",
     "check": "check what? e.g. `retinue check photos/`",
     "convert": "convert what? e.g. `retinue convert data/ to=coco out=data_coco`",
 }

@@ -160,16 +160,33 @@ class Predict:
 
 @dataclass
 class Propose:
-    """Write a trained Faster R-CNN's region proposals to a file, for fast_rcnn; says how many objects they find."""
+    """Write region proposals to a file, for fast_rcnn; says how many objects they find."""
 
-    model: str = _option("", "a run's folder, a saved model, or a published one: fasterrcnn_resnet50_fpn")
+    model: str = _option(
+        "",
+        "selective_search; or a Faster R-CNN: a run's folder, a saved model, or a published one: "
+        "fasterrcnn_resnet50_fpn",
+    )
     source: list[str] = field(default_factory=list, metadata={"help": "pictures, folders, globs, not data"})
     data: str | None = _option(None, "a data set's folder or file, or scenes[:N]: all of its splits")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     out: str = _option("", "the file to write, e.g. proposals.safetensors")
-    count: int = _option(1000, "proposals a picture at most", least=1)
+    count: int | None = _option(
+        None, "proposals a picture at most; default: 2000 of selective_search, 1000 of a network", least=1
+    )
+    mode: Literal["fast", "quality"] = _option(
+        "fast", "selective_search: fast, or quality: several times the boxes, and the time"
+    )
+    cache: str | None = _option(
+        None, "selective_search: folder where boxes are kept; default: retinue/selective_search in ~/.cache"
+    )
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
-    imgsz: int | None = _option(None, "side of the network's input; default: as in training", least=1)
+    imgsz: int | None = _option(
+        None,
+        "side of the network's input; default: as in training. selective_search: pictures of more than imgsz x imgsz "
+        "pixels are searched at that area; default: 500",
+        least=1,
+    )
     batch: int = _option(8, "pictures at once", least=1)
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "auto: as in training")
     device: str | None = _option(None, "cpu, cuda, mps; default: the best there is")

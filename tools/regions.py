@@ -18,7 +18,8 @@ def check_regions(tasks: Mapping[str, Task], regions: str | None) -> None:
     reading = [name for name, task in tasks.items() if "proposals" in task.inputs]
     if reading and not regions:
         raise DataError(
-            f"{reading[0]} needs proposals: regions=FILE, which `retinue propose FASTER_RCNN data=... out=FILE` writes"
+            f"{reading[0]} needs proposals: regions=FILE, which `retinue propose MODEL data=... out=FILE` writes; "
+            "MODEL is selective_search or a trained Faster R-CNN"
         )
     if regions and not reading:
         raise DataError(
