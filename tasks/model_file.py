@@ -167,6 +167,24 @@ def construct(value: dict[str, Any]) -> Model:
     return Model(backbone, tasks)
 
 
+def answering(model: Model, settings: dict[str, Any]) -> Model:
+    """The same weights under other settings of the answer (`Task.answer_settings`), in evaluation mode.
+
+    Raises DataError for settings that no task of the model has, and for values out of range.
+    """
+    value, tasks = header(model), model.named_tasks
+    for name, task in tasks.items():
+        own = {key: settings[key] for key in settings.keys() & task.answer_settings}
+        value["tasks"][name]["settings"] = task.settings | own
+    known = frozenset[str]().union(*(task.answer_settings for task in tasks.values()))
+    if unknown := sorted(settings.keys() - known):
+        there = f"those of its answer are {', '.join(sorted(known))}" if known else "its answer has none"
+        raise DataError(f"{', '.join(unknown)}: no settings of {', '.join(tasks)}; {there}")
+    other = construct(value)
+    other.load_state_dict(model.state_dict())
+    return other.to(next(model.parameters()).device).eval()
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A saved model in evaluation mode, and its header. DataError where the file is not whole or not ours."""
     value = read_header(path)

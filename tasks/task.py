@@ -86,6 +86,8 @@ class Task(nn.Module):
     """What it was constructed with: enough, with backbone and classes, to construct it again."""
     resolved: ClassVar[frozenset[str]] = frozenset()
     """Settings that `resolve_settings` works out from the training data: other data, other values."""
+    answer_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of the answer alone, on which no weight depends: evaluation and prediction may be given other ones."""
 
     @classmethod
     def target_keys(cls) -> frozenset[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from retinue.tasks.find import names, settings_of
 from retinue.tools.command import parse
+from retinue.tools.open_model import answer_settings
 from retinue.tools.options import COMMANDS, UsageError, make
 
 README = Path(__file__).parents[1] / "README.md"
@@ -33,7 +34,8 @@ def check(line: str) -> None:
         assert command in COMMANDS
         return
     settings = parse([w.strip("'") for w in words], command)
-    make(command, settings, settings_of(settings["task"]) if command == "train" else {})
+    extra = settings_of(settings["task"]) if command == "train" else {}
+    make(command, settings, answer_settings() if command in ("eval", "predict") else extra)
 
 
 @pytest.mark.parametrize("line", LINES)

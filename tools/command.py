@@ -122,10 +122,8 @@ def check_early(command: str, settings: dict[str, Any]) -> None:
     if not given and command in NEEDS_SUBJECT:
         raise UsageError(NEEDS_SUBJECT[command])
     own = {option.name for option in dataclasses.fields(COMMANDS[command])}
-    make(
-        command,
-        {k: v for k, v in settings.items() if k.replace("-", "_") in own} if command == "train" else settings,
-    )
+    known = {k: v for k, v in settings.items() if k.replace("-", "_") in own}
+    make(command, known if command in ("train", "eval", "predict") else settings)
 
 
 def task_help(command: str, words: list[str]) -> str:

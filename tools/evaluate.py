@@ -18,7 +18,7 @@ from retinue.tools.devices import autocast, resolve_device, resolve_precision
 from retinue.tools.inference import ONE_PASS, Inference
 from retinue.tools.judge import judge
 from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
-from retinue.tools.open_model import open_model
+from retinue.tools.open_model import answer_settings, open_model
 from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
 from retinue.tools.reading import readable, with_channels
@@ -94,21 +94,23 @@ def check_keys(tasks: dict[str, Task], dataset: Any, source: str) -> None:
 
 
 def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
-    """Evaluate a run, a saved model, or a published one; the options are `options.Eval`'s.
+    """Evaluate a run, a saved model, or a published one; the options are `options.Eval`'s, and settings of its answer.
 
     Returns flat metric names -> values. Raises DataError where data and model do not fit each other.
 
     >>> from retinue.tools.evaluate import evaluate          # doctest: +SKIP
     >>> evaluate("runs/classification/mobilenet_v2", data="photos")["top1"]  # doctest: +SKIP
     """
-    options, _ = make("eval", {"model": model, **settings})
+    options, asked = make("eval", {"model": model, **settings}, answer_settings())
+    if options.predictions and asked:
+        raise DataError(f"{', '.join(asked)}: predictions={options.predictions} are judged as they are")
     if options.predictions:
         return judge_file(options)
     if not options.model:
         raise DataError("eval what? e.g. `retinue eval runs/classification/resnet18 data=photos`")
     log = Log(sys.stderr if options.json == "-" else None)
     device = resolve_device(options.device)
-    loaded, header, path = open_model(options.model, options.weights, device)
+    loaded, header, path = open_model(options.model, options.weights, device, asked)
     precision = resolve_precision(options.precision, device)
     if options.precision == "auto":
         precision = header.get("precision", precision)
@@ -137,7 +139,7 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     loaded = loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     metrics = collect(loaded, loader, len(dataset), batch, device, precision, log, inference)
     values = figures(metrics)
-    how = f"{precision} {inference}".strip()
+    how = " ".join([f"{precision} {inference}".strip(), *(f"{key}={value}" for key, value in asked.items())])
     say_figures(values, f"{options.model} on {options.data} ({name}, {len(dataset)} pictures, {how})", log)
     say_remarks(metrics, log)
     run_folder.write_json(options.json, values)

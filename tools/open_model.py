@@ -7,7 +7,7 @@ import torch
 
 from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
-from retinue.tasks.find import published
+from retinue.tasks.find import find, names, published, settings_of
 from retinue.tasks.task import Model
 from retinue.tools.options import closest
 
@@ -25,14 +25,30 @@ def find_weights(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def answer_settings() -> dict[str, Any]:
+    """All tasks' settings of the answer alone: name -> type."""
+    return {name: settings_of(task)[name] for task in names() for name in find(task).answer_settings}
+
+
 def open_model(
-    name: str, weights: str | None, device: torch.device | str
+    name: str,
+    weights: str | None,
+    device: torch.device | str,
+    settings: dict[str, Any] | None = None,
 ) -> tuple[Model, dict[str, Any], Path | None]:
     """(model in evaluation mode, its header, its file or None).
 
     A published model's name gives it with `weights` (default: its best); a backbone's name is its ImageNet
-    classifier's. Raises DataError where the name is none of the three.
+    classifier's. settings: of the answer, other than the model was saved with. Raises DataError where the name is none
+    of the three, or the model has no such settings.
     """
+    model, facts, path = _opened(name, weights, device)
+    return model_file.answering(model, settings) if settings else model, facts, path
+
+
+def _opened(
+    name: str, weights: str | None, device: torch.device | str
+) -> tuple[Model, dict[str, Any], Path | None]:
     path = find_weights(name)
     if path:
         if weights:

@@ -97,7 +97,10 @@ class Train:
 
 @dataclass
 class Eval:
-    """Evaluate a saved model on data, from pixels, with the numbers that training printed."""
+    """Evaluate a saved model on data, from pixels, with the numbers that training printed.
+
+    A detector's score_threshold, nms_iou and detections, and what else its task says of its answer, may be other ones.
+    """
 
     model: str = _option(
         "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"

@@ -23,6 +23,7 @@ from retinue.tasks.detection.coco_results import ImageId, Record, coco_results, 
 from retinue.tasks.detection.results import Detections
 from retinue.tools.drawings import draw_results, write_files
 from retinue.tools.inference import Inference
+from retinue.tools.open_model import answer_settings
 from retinue.tools.options import Predict, make
 from retinue.tools.predict_video import Film, stream_video
 from retinue.tools.predictor import Predicted, Predictor
@@ -34,12 +35,14 @@ from retinue.tools.run_folder import finite, new_folder, write_json, write_text
 def predict(model: str, source: str | Path | Sequence[str | Path], **settings: Any) -> list[Predicted]:
     """Predict on pictures, folders, globs and videos; nothing is written or printed.
 
-    The options are `options.Predict`'s. Detections below `conf` are left out, and so are pictures and videos that
-    cannot be read, with a warning on standard error; with `strict=True` they raise DataError.
+    The options are `options.Predict`'s, and settings of the model's answer. Detections below `conf` are left out, and
+    so are pictures and videos that cannot be read, with a warning on standard error; with `strict=True` they raise
+    DataError.
     """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
-    options, _ = make("predict", {"model": model, "source": [str(s) for s in sources], **settings})
-    predictor, proposals = opened(options)
+    given = {"model": model, "source": [str(s) for s in sources], **settings}
+    options, asked = make("predict", given, answer_settings())
+    predictor, proposals = opened(options, asked)
     paths = find_pictures(options.source, videos=True)
     skip = Skips(Log(sys.stderr), options.strict)
     found = [predicted for predicted, _ in stream(predictor, paths, options, skip, proposals)]
@@ -76,10 +79,10 @@ class Skips:
         self.files.append({"path": str(path), "reason": str(error)})
 
 
-def opened(options: Predict) -> tuple[Predictor, Proposals | None]:
-    """The model, and the proposals that it is given beside the pictures, if any."""
+def opened(options: Predict, asked: dict[str, Any]) -> tuple[Predictor, Proposals | None]:
+    """The model, its answer set as asked, and the proposals that it is given beside the pictures, if any."""
     predictor = Predictor.open(
-        options.model, options.weights, options.device, options.precision, options.heatmap
+        options.model, options.weights, options.device, options.precision, options.heatmap, asked
     )
     check_regions(predictor.model.named_tasks, options.regions)
     predictor.inference = Inference.of(options, predictor.model)
@@ -121,13 +124,13 @@ def run(settings: dict[str, Any]) -> int:
     Label masks and what else a result has as files lie beside the drawings of pictures. Detections of pictures also go
     into `predictions.json`, COCO's results format, which `retinue eval` judges.
     """
-    options, _ = make("predict", settings)
+    options, asked = make("predict", settings, answer_settings())
     if not options.model or not options.source:
         raise DataError(
             "predict with what, on what? e.g. `retinue predict runs/classification/resnet18 photo.jpg`"
         )
     log = Log(sys.stderr if options.json == "-" else None)
-    predictor, proposals = opened(options)
+    predictor, proposals = opened(options, asked)
     paths = find_pictures(options.source, videos=True)
     name = options.name or Path(options.model).resolve().name.removesuffix(".safetensors")
     folder = new_folder(Path(options.project), name, dataclasses.asdict(options), options.exist_ok)
@@ -140,7 +143,7 @@ def run(settings: dict[str, Any]) -> int:
             record = {"path": str(predicted.path), **to_json(results)}
             if options.draw:
                 record["drawn"] = draw_results(predicted.path, picture, results, folder)
-            if files := write_files(predicted.path, results, folder):
+            if files := write_files(predicted.path, picture, results, folder):
                 record["files"] = files
             records.append(record)
             coco.add(predicted)

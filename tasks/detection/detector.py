@@ -44,6 +44,7 @@ class Detector(Task, ABC):
     shown: ClassVar[tuple[str, ...]] = ("box/AP50",)
     groups_by_aspect: ClassVar[bool] = True
     default_side: ClassVar[int] = 800
+    answer_settings: ClassVar[frozenset[str]] = frozenset({"score_threshold", "nms_iou", "detections"})
     classes: ClassMap
 
     def __init__(

@@ -74,6 +74,9 @@ class OverFeat(Detector):
     """
 
     default_side: ClassVar[int] = 480
+    answer_settings: ClassVar[frozenset[str]] = Detector.answer_settings | {
+        "regress", "merge", "merge_threshold", "candidates",
+    }  # fmt: skip
 
     def __init__(
         self,
