@@ -15,8 +15,9 @@ from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
 class Result(Protocol):
     """What a task says of one picture, in the file's own pixels and units: a small frozen dataclass.
 
-    It may also have `files() -> dict[str, bytes]`: what other programs read (label masks), by the ending of the file's
-    name ("-labels.png"). Prediction writes them beside the drawings of pictures.
+    It may also have `files(picture) -> dict[str, bytes]`: what other programs read (label masks), by the ending of the
+    file's name ("-labels.png"), of the picture (h, w, channels) as it was read. Prediction writes them beside the
+    drawings of pictures.
     """
 
     def __str__(self) -> str:

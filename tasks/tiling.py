@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 from retinue.datasets.targets import DataError, Sample, collate
+from retinue.datasets.transforms import Warp
 from retinue.tasks.augmented import averaged_maps, dense_tasks
+from retinue.tasks.dense_task import numbers_in_file
 from retinue.tasks.task import Model
 
 
@@ -76,8 +78,11 @@ def tiles(size: tuple[int, int], tile: int, overlap: int, stride: int) -> Iterat
 
 
 def coarsest_stride(model: Model) -> int:
-    """The stride at which the tiles of a picture may begin: a multiple of every map's that the tasks read or make."""
-    tasks = dense_tasks(model, "tile")
+    """The stride at which the tiles of a picture may begin: a multiple of every map's that the tasks read or make.
+
+    Raises DataError for a task that is not dense, or that reads canvases of one size alone.
+    """
+    tasks = dense_tasks(model, "tile", resized=True)
     read = (model.backbone.levels[level].stride for task in tasks.values() for level in task.levels)
     made = (task.inner_stride for task in tasks.values())
     return math.lcm(model.backbone.preprocessing.divisor, *read, *made)
@@ -85,27 +90,25 @@ def coarsest_stride(model: Model) -> int:
 
 def predict_tiled(
     model: Model,
-    picture: np.ndarray,
-    id: str,
+    sample: Sample,
     tile: int,
     overlap: int,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> dict[str, Any]:
-    """The result of each task for a picture (h, w, channels) uint8, uint16 or float32 in [0, 1], in its own pixels.
+    """The result of each task for a picture as its file has it, with what is given beside it.
 
     What is needed beside the picture and its result does not depend on the picture's size. flip, scales: as in
-    `retinue.tasks.augmented`, of each tile. The caller switches gradients off. Raises DataError for a task that is not
-    dense, and for an overlap that is too large for the tile.
+    `retinue.tasks.augmented`, of each tile. The caller switches gradients off. Raises DataError as `coarsest_stride`
+    does, and for an overlap that is too large for the tile.
     """
-    tasks, preparation = dense_tasks(model, "tile"), model.backbone.preprocessing
-    size = (picture.shape[0], picture.shape[1])
+    stride, preparation = coarsest_stride(model), model.backbone.preprocessing
+    tasks, size = dense_tasks(model, "tile"), (sample.image.shape[0], sample.image.shape[1])
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in tasks}
-    for row, column in tiles(size, tile, overlap, coarsest_stride(model)):
-        sample = Sample(id, picture[row.seen, column.seen])
-        pictures, _ = collate([sample], preparation.pad, preparation.divisor)
+    for row, column in tiles(size, tile, overlap, stride):
+        pictures, _ = collate([seen(sample, row, column)], preparation.pad, preparation.divisor)
         pictures = pictures.to(model.backbone.mean.device, torch.channels_last)
-        maps = averaged_maps(model, pictures, flip, scales)
+        maps = averaged_maps(model.backbone, tasks, pictures, flip, scales)
         for name, task in tasks.items():
             answer = task.answer_at(maps[name][..., row.core, column.core])
             for key, value in answer.items():
@@ -113,7 +116,16 @@ def predict_tiled(
                 if key not in values[name]:
                     values[name][key] = np.empty((*part.shape[:-2], *size), part.dtype)
                 values[name][key][..., row.kept, column.kept] = part
-    return {name: task.result(id, values[name]) for name, task in tasks.items()}
+    inputs = {name: torch.as_tensor(value) for name, value in sample.inputs.items()}
+    numbers = numbers_in_file(inputs, torch.from_numpy(sample.to_file))
+    return {name: task.result(sample.id, values[name], numbers) for name, task in tasks.items()}
+
+
+def seen(sample: Sample, row: Span, column: Span) -> Sample:
+    """What the network sees of a sample in a tile, with what is given beside it moved along. No pixel is copied."""
+    matrix = np.array([[1.0, 0, -column.start], [0, 1, -row.start]])
+    cut = Warp(matrix, (row.stop - row.start, column.stop - column.start))
+    return cut(sample.with_(targets={}), sample.image[row.seen, column.seen])
 
 
 def _up(length: int, stride: int) -> int:

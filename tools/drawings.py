@@ -18,11 +18,11 @@ def draw_results(path: Path, picture: np.ndarray, results: dict[str, Any], folde
     return names
 
 
-def write_files(path: Path, results: dict[str, Any], folder: Path) -> list[str]:
-    """Write what the results of a picture's tasks have as files into the folder; returns the files' names."""
+def write_files(path: Path, picture: np.ndarray, results: dict[str, Any], folder: Path) -> list[str]:
+    """Write what the results of the tasks of a picture have as files into the folder; returns the files' names."""
     names = []
     for task, result in results.items():
-        files: dict[str, bytes] = result.files() if hasattr(result, "files") else {}
+        files: dict[str, bytes] = result.files(picture) if hasattr(result, "files") else {}
         for ending, content in files.items():
             names.append(file_name(path, task if len(results) > 1 else "", folder, ending))
             write_file(folder / names[-1], content)

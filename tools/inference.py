@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from retinue.datasets.targets import DataError, Pictures
+from retinue.datasets.targets import DataError, Pictures, Sample
 from retinue.tasks.augmented import dense_tasks, predict_augmented
-from retinue.tasks.dense import DenseTask
+from retinue.tasks.dense_task import DenseTask
 from retinue.tasks.task import Model
 from retinue.tasks.tiling import coarsest_stride, predict_tiled, spans
 from retinue.tools.options import Eval, Predict
@@ -32,7 +31,7 @@ class Inference:
         if not asked.scales or not all(math.isfinite(scale) and 0 < scale <= 8 for scale in asked.scales):
             raise DataError(f"scales={','.join(map(str, asked.scales))}: numbers above 0, at most 8")
         if words := str(asked):
-            dense_tasks(model, words)
+            dense_tasks(model, words, resized=asked.tile is not None or asked.scales != (1,))
         if asked.tile:  # an overlap that is too large is said before any picture is read
             spans(2**20, asked.tile, asked.overlap, coarsest_stride(model))
         return asked
@@ -51,10 +50,7 @@ class Inference:
         batch changes an answer.
         """
         if self.tile:
-            pixels = [picture[:, :h, :w] for picture, (h, w) in zip(pictures.pixels, pictures.sizes)]
-            found = [
-                self.tiled(model, part.permute(1, 2, 0).numpy(), id) for part, id in zip(pixels, pictures.ids)
-            ]
+            found = [self.tiled(model, sample) for sample in as_samples(pictures)]
             return {name: [results[name] for results in found] for name in model.named_tasks}
         dense = all(isinstance(task, DenseTask) for task in model.named_tasks.values())
         parts = own_canvases(pictures, model.backbone.preprocessing.divisor) if dense else [pictures]
@@ -67,10 +63,22 @@ class Inference:
             return predict_augmented(model, pictures, self.flip, self.scales)
         return model.predict(pictures)
 
-    def tiled(self, model: Model, picture: np.ndarray, id: str) -> dict[str, Any]:
-        """Every task's result of a picture (h, w, channels) in its own pixels, tile by tile."""
+    def tiled(self, model: Model, sample: Sample) -> dict[str, Any]:
+        """Every task's result of a picture in its own pixels, tile by tile."""
         assert self.tile
-        return predict_tiled(model, picture, id, self.tile, self.overlap, self.flip, self.scales)
+        return predict_tiled(model, sample, self.tile, self.overlap, self.flip, self.scales)
+
+
+def as_samples(pictures: Pictures) -> list[Sample]:
+    """The pictures of a batch by themselves, float32, with what is given beside them."""
+    return [
+        Sample(
+            id,
+            pictures.pixels[i, :, :h, :w].permute(1, 2, 0).numpy(),
+            inputs={name: given[i].numpy() for name, given in pictures.inputs.items()},
+        )
+        for i, (id, (h, w)) in enumerate(zip(pictures.ids, pictures.sizes))
+    ]
 
 
 def own_canvases(pictures: Pictures, divisor: int) -> list[Pictures]:

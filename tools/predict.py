@@ -143,7 +143,7 @@ def run(settings: dict[str, Any]) -> int:
             record = {"path": str(predicted.path), **to_json(results)}
             if options.draw:
                 record["drawn"] = draw_results(predicted.path, picture, results, folder)
-            if files := write_files(predicted.path, results, folder):
+            if files := write_files(predicted.path, picture, results, folder):
                 record["files"] = files
             records.append(record)
             coco.add(predicted)

@@ -101,15 +101,16 @@ class Predictor:
         names = ids or [str(i) for i in range(len(pictures))]
         for name, picture in zip(names, pictures, strict=True):
             check_array(name, picture, self.model.backbone.in_channels)
-        if self.inference.tile:
-            with self.computing():
-                return [self.inference.tiled(self.model, *each) for each in zip(pictures, names)]
-        transform, rng = self.task.eval_transform(self.side), np.random.default_rng(0)
         given = inputs if inputs is not None else [{}] * len(names)
         samples = [
-            transform(Sample(name, picture, inputs=dict(beside)), rng, None)
+            Sample(name, picture, inputs=dict(beside))
             for name, picture, beside in zip(names, pictures, given, strict=True)
         ]
+        if self.inference.tile:
+            with self.computing():
+                return [self.inference.tiled(self.model, sample) for sample in samples]
+        transform, rng = self.task.eval_transform(self.side), np.random.default_rng(0)
+        samples = [transform(sample, rng, None) for sample in samples]
         preparation = self.model.backbone.preprocessing
         batch, _ = collate(samples, preparation.pad, preparation.divisor)
         with self.computing():

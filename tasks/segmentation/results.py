@@ -58,7 +58,7 @@ class Segmentation:
         """The picture (h, w, 3) uint8 RGB in the classes' colours, with a legend to its right: (h, w + legend, 3)."""
         return draw_labels(picture, self.labels, self.classes)
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, picture: np.ndarray) -> dict[str, bytes]:
         """What is worth a file of its own, by the ending of its name: the labels as a palette PNG."""
         return {"-labels.png": encode_labels(self.labels, self.classes)}
 

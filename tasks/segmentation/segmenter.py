@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +20,8 @@ from retinue.datasets.transforms import (
     RandomResize,
     Resize,
 )
-from retinue.tasks.dense import DenseTask, resize
+from retinue.tasks.dense import resize
+from retinue.tasks.dense_task import DenseTask, canvas_of
 from retinue.tasks.segmentation.draw import draw_batch
 from retinue.tasks.segmentation.losses import (
     cross_entropy,
@@ -134,12 +135,12 @@ class Segmenter(DenseTask, ABC):
         In evaluation the first alone need be computed.
         """
 
-    def maps(self, features: Features, canvas: tuple[int, int]) -> Tensor:
+    def maps(self, features: Features, pictures: Pictures) -> Tensor:
         """Logits (n, classes, H, W) float32 at every pixel of the canvas, bilinear. DataError if one is not finite."""
         logits = self.logits(features)[0].float()
         if not logits.sum().isfinite():
             raise DataError("the logits are not finite: look for non-finite weights, or predict in float32")
-        return self._enlarged(logits, canvas)
+        return self._enlarged(logits, canvas_of(pictures))
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`."""
@@ -150,7 +151,7 @@ class Segmenter(DenseTask, ABC):
 
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """`pixel` of the answer's logits, `dice` and `lovasz` where asked for, `auxiliary` of further outputs."""
-        canvas = (pictures.pixels.shape[-2], pictures.pixels.shape[-1])
+        canvas = canvas_of(pictures)
         truth = truth_on_canvas(targets, canvas)
         main, *others = (self._enlarged(each.float(), canvas) for each in self.logits(features))
         losses = {"pixel": self.pixel_loss(main, truth)}
@@ -183,7 +184,7 @@ class Segmenter(DenseTask, ABC):
         """Logarithms of the mean probabilities."""
         return torch.stack([each.float().softmax(1) for each in maps]).mean(0).clamp(min=1e-12).log()
 
-    def result(self, id: str, values: dict[str, np.ndarray]) -> Segmentation:
+    def result(self, id: str, values: dict[str, np.ndarray], inputs: Mapping[str, Tensor]) -> Segmentation:
         """The class of every pixel of the file."""
         return Segmentation(id, values["labels"], self.classes)
 

@@ -8,7 +8,7 @@ import torch
 
 from retinue.backbones import build
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Sample, collate
-from retinue.tasks.augmented import averaged_maps, predict_augmented
+from retinue.tasks.augmented import averaged_maps, dense_tasks, predict_augmented
 from retinue.tasks.classification.classification import Classifier
 from retinue.tasks.segmentation.encoder_decoder import EncoderDecoder
 from retinue.tasks.task import Model
@@ -47,6 +47,10 @@ def flipped(sample: Sample) -> Sample:
     return sample.with_(image=sample.image[:, ::-1].copy())
 
 
+def averaged(model: Model, pictures: Pictures, flip: bool = False, scales: Any = (1.0,)) -> torch.Tensor:
+    return averaged_maps(model.backbone, dense_tasks(model, ""), pictures, flip, scales)["it"]
+
+
 def labels(model: Model, pictures: Pictures, **settings: Any) -> list[np.ndarray]:
     with torch.inference_mode():
         return [result.labels for result in predict_augmented(model, pictures, **settings)["it"]]
@@ -56,8 +60,10 @@ def test_one_view_is_the_plain_answer(model: Model) -> None:
     pictures = on_canvas(picture(60, 83))
     with torch.inference_mode():
         plain = model.predict(pictures)["it"][0].labels
-        maps = model.named_tasks["it"].maps(model.backbone(pictures.pixels, ("c1", "c2", "c3")), (60, 83))  # type: ignore[attr-defined]
-        assert torch.equal(averaged_maps(model, pictures)["it"], maps)
+        task = dense_tasks(model, "")["it"]
+        assert torch.equal(
+            averaged(model, pictures), task.maps(model.backbone(pictures.pixels, task.levels), pictures)
+        )
     assert np.array_equal(labels(model, pictures, flip=False, scales=(1.0,))[0], plain)
     assert len(np.unique(plain)) > 1
 
@@ -66,8 +72,8 @@ def test_one_view_is_the_plain_answer(model: Model) -> None:
 def test_a_mirrored_picture_has_the_mirrored_answer(canvas: Any, model: Model) -> None:
     there, back = (on_canvas(sample, canvas=canvas) for sample in (picture(61, 85), flipped(picture(61, 85))))
     with torch.inference_mode():
-        maps = averaged_maps(model, there, flip=True)["it"]
-        assert torch.equal(averaged_maps(model, back, flip=True)["it"], maps.flip(-1))
+        maps = averaged(model, there, flip=True)
+        assert torch.equal(averaged(model, back, flip=True), maps.flip(-1))
     (answer,) = labels(model, there, flip=True, scales=(0.5, 1.0, 1.5))
     (mirrored,) = labels(model, back, flip=True, scales=(0.5, 1.0, 1.5))
     assert (answer == mirrored[:, ::-1]).mean() > 0.999
@@ -89,8 +95,8 @@ def test_the_mean_of_a_model_that_sees_colours_alone_is_its_answer() -> None:
     model = Model(backbone, {"it": task}).eval()
     grey = Sample("x", np.full((64, 64, 3), 90, np.uint8))
     with torch.inference_mode():
-        one = averaged_maps(model, on_canvas(grey))["it"].softmax(1)
-        many = averaged_maps(model, on_canvas(grey), True, (0.75, 1.0, 1.5))["it"].softmax(1)
+        one = averaged(model, on_canvas(grey)).softmax(1)
+        many = averaged(model, on_canvas(grey), True, (0.75, 1.0, 1.5)).softmax(1)
     assert torch.allclose(one[..., 28:36, 28:36], many[..., 28:36, 28:36], atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from retinue.datasets.scenes import Scenes
 from retinue.datasets.targets import KEYS, DataError, Sample, collate
 from retinue.tasks import find, model_file
 from retinue.tasks.augmented import predict_augmented
-from retinue.tasks.dense import DenseTask
+from retinue.tasks.dense_task import DenseTask
 from retinue.tasks.task import Model, Task
 from retinue.tasks.tiling import predict_tiled
 from retinue.tools.loader import View
@@ -151,12 +151,12 @@ def test_a_dense_task_is_asked_from_views_and_by_tiles(name: str, scenes: Scenes
     )
     with torch.inference_mode():
         (plain,) = model.predict(there)["it"]
-        whole = predict_tiled(model, image, "x", 2 * SIDE, 0)["it"]
+        whole = predict_tiled(model, Sample("x", image), 2 * SIDE, 0)["it"]
         assert np.array_equal(whole.draw(image), plain.draw(image))
         (one,), (other,) = (predict_augmented(model, part, True, (1.0,))["it"] for part in (there, back))
         assert one.to_json() == other.to_json()
         large = np.tile(image, (2, 3, 1))
-        assert predict_tiled(model, large, "x", SIDE, 0)["it"].draw(large).shape[0] == len(large)
+        assert predict_tiled(model, Sample("x", large), SIDE, 0)["it"].draw(large).shape[0] == len(large)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,69 +1,13 @@
-"""From maps on a canvas to answers in the file's frame, and the decoder's parts."""
+"""The way from a pyramid of maps back to the picture's size."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import max_pool2d
 
 from retinue.backbones import build
 from retinue.backbones.backbone import Level
 from retinue.tasks import dense
-from retinue.tasks.dense import Decoder, PyramidPooling, enlarged, fitted, in_file_frame, plain_levels, resize
-
-
-def scaling(old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """The affine map of resizing the whole picture from (height, width) `old` to `new`."""
-    return torch.tensor([[new[1] / old[1], 0, 0], [0, new[0] / old[0], 0]], dtype=torch.float64)
-
-
-def file_frame(maps: torch.Tensor, to_file: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return torch.cat(list(in_file_frame(maps, to_file, size)), 2)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.tuples(*[st.integers(2, 40)] * 2), st.tuples(*[st.integers(2, 60)] * 2))
-def test_a_scaled_picture_is_interpolated_bilinearly(old: tuple[int, int], new: tuple[int, int]) -> None:
-    maps = torch.randn(1, 3, *old)
-    expected = interpolate(maps, size=new, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(file_frame(maps, scaling(old, new), new), expected, atol=2e-5, rtol=0)
-
-
-def test_the_file_s_own_frame_is_left_to_the_bit() -> None:
-    maps = torch.randn(1, 2, 5, 7)
-    assert torch.equal(file_frame(maps, torch.eye(2, 3, dtype=torch.float64), (5, 7)), maps)
-
-
-def test_a_shifted_and_a_mirrored_part_land_where_they_came_from() -> None:
-    maps = torch.arange(12.0).reshape(1, 1, 3, 4)
-    shift = torch.tensor([[1.0, 0, 2], [0, 1, 1]], dtype=torch.float64)
-    placed = file_frame(maps, shift, (5, 7))
-    assert torch.equal(placed[..., 1:4, 2:6], maps)
-    mirror = torch.tensor([[-1.0, 0, 4], [0, 1, 0]], dtype=torch.float64)
-    torch.testing.assert_close(file_frame(maps, mirror, (3, 4)), maps.flip(-1))
-
-
-def test_stripes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps = torch.randn(1, 3, 20, 30)
-    whole = file_frame(maps, scaling((20, 30), (47, 61)), (47, 61))
-    monkeypatch.setattr(dense, "STRIPE", 3 * 61 * 5)
-    stripes = list(in_file_frame(maps, scaling((20, 30), (47, 61)), (47, 61)))
-    assert [part.shape[2] for part in stripes] == [5] * 9 + [2]
-    torch.testing.assert_close(torch.cat(stripes, 2), whole, atol=1e-6, rtol=0)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.tuples(*[st.integers(1, 30)] * 2), st.tuples(*[st.integers(1, 50)] * 2), st.floats(-9, 9))
-def test_what_is_only_stretched_is_what_any_affine_map_gives(
-    old: tuple[int, int], new: tuple[int, int], shift: float
-) -> None:
-    maps, to_file = torch.randn(1, 3, *old), scaling(old, new)
-    to_file[1, 2] = shift
-    back = torch.linalg.inv(torch.cat([to_file, torch.tensor([[0.0, 0, 1]], dtype=torch.float64)]))[:2]
-    rows = torch.arange(new[0], dtype=torch.float64) + 0.5
-    found = file_frame(maps, to_file, new)
-    torch.testing.assert_close(found, dense._warp(maps, back, rows, new[1]), atol=5e-5, rtol=0)
-    assert found.permute(0, 2, 3, 1).is_contiguous()  # in which a largest channel is soon found
+from retinue.tasks.dense import Decoder, PyramidPooling, enlarged, fitted, plain_levels, resize
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retinue.backbones import build
-from retinue.datasets.targets import ClassMap, DataError
+from retinue.datasets.targets import ClassMap, DataError, Sample
 from retinue.tasks.classification.classification import Classifier
 from retinue.tasks.segmentation.encoder_decoder import EncoderDecoder
 from retinue.tasks.task import Model
@@ -28,7 +29,7 @@ class Logits(EncoderDecoder):
     def answer_at(self, maps: Tensor) -> dict[str, Tensor]:
         return {"logits": maps, "labels": maps.argmax(1)}
 
-    def result(self, id: str, values: dict[str, np.ndarray]) -> Any:
+    def result(self, id: str, values: dict[str, np.ndarray], inputs: Mapping[str, Tensor]) -> Any:
         return values
 
 
@@ -86,8 +87,8 @@ def test_a_line_by_hand() -> None:
 def test_tiles_equal_the_whole_picture_where_they_overlap_enough(size: tuple[int, int], model: Model) -> None:
     picture = noise(*size)
     with torch.inference_mode():
-        whole = predict_tiled(model, picture, "x", 4096, 0)["it"]
-        tiled = predict_tiled(model, picture, "x", 256, 176)["it"]
+        whole = predict_tiled(model, Sample("x", picture), 4096, 0)["it"]
+        tiled = predict_tiled(model, Sample("x", picture), 256, 176)["it"]
     assert whole["logits"].shape == tiled["logits"].shape == (len(CLASSES), *size)
     assert np.abs(whole["logits"] - tiled["logits"]).max() <= 1e-4
     assert (whole["labels"] == tiled["labels"]).mean() > 0.9999
@@ -96,8 +97,8 @@ def test_tiles_equal_the_whole_picture_where_they_overlap_enough(size: tuple[int
 def test_with_little_overlap_they_differ_near_the_inner_borders_alone(model: Model) -> None:
     picture = noise(128, 640)
     with torch.inference_mode():
-        whole = predict_tiled(model, picture, "x", 4096, 0)["it"]["logits"]
-        tiled = predict_tiled(model, picture, "x", 320, 0)["it"]["logits"]
+        whole = predict_tiled(model, Sample("x", picture), 4096, 0)["it"]["logits"]
+        tiled = predict_tiled(model, Sample("x", picture), 320, 0)["it"]["logits"]
     differ = np.flatnonzero(np.abs(whole - tiled).max((0, 1)) > 1e-4)
     assert len(differ) and 320 - 80 <= differ.min() < 320 <= differ.max() < 320 + 80
 
@@ -107,8 +108,8 @@ def test_pictures_of_any_type(dtype: Any, model: Model) -> None:
     picture = noise(40, 50)
     same = {"uint8": picture, "uint16": picture.astype(np.uint16) * 257, "float32": np.float32(picture / 255)}
     with torch.inference_mode():
-        expected = predict_tiled(model, picture, "x", 32, 8)["it"]["logits"]
-        found = predict_tiled(model, same[np.dtype(dtype).name], "x", 32, 8)["it"]["logits"]
+        expected = predict_tiled(model, Sample("x", picture), 32, 8)["it"]["logits"]
+        found = predict_tiled(model, Sample("x", same[np.dtype(dtype).name]), 32, 8)["it"]["logits"]
     assert np.abs(found - expected).max() < 1e-4
 
 
@@ -122,18 +123,18 @@ def test_the_grid_is_that_of_all_maps(model: Model) -> None:
 
 def test_what_cannot_be_tiled_is_said(model: Model) -> None:
     with pytest.raises(DataError, match="overlap=40: too much for tile=40"):
-        predict_tiled(model, noise(100, 100), "x", 40, 40)
+        predict_tiled(model, Sample("x", noise(100, 100)), 40, 40)
     backbone = build("resnet18")
     classifier = Model(backbone, {"kind": Classifier(backbone, CLASSES)})
     with pytest.raises(DataError, match="tile is for tasks that answer at every pixel, and kind does not"):
-        predict_tiled(classifier, noise(100, 100), "x", 64, 0)
+        predict_tiled(classifier, Sample("x", noise(100, 100)), 64, 0)
 
 
 MEASURE = """
 import resource, sys
 import numpy as np, torch
 from retinue.backbones import build
-from retinue.datasets.targets import ClassMap
+from retinue.datasets.targets import ClassMap, Sample
 from retinue.tasks.segmentation.encoder_decoder import EncoderDecoder
 from retinue.tasks.task import Model
 from retinue.tasks.tiling import predict_tiled
@@ -149,7 +150,7 @@ def peak():
 def run(side):
     picture = np.full((side, side, 3), 7, np.uint8)
     with torch.inference_mode():
-        labels = predict_tiled(model, picture, "x", 512, 128)["it"].labels
+        labels = predict_tiled(model, Sample("x", picture), 512, 128)["it"].labels
     return picture.nbytes + labels.nbytes
 
 run(1024)

@@ -84,7 +84,7 @@ def test_perfect_masks_score_one_and_so_do_their_files(side: int, paint_masks: A
     read, written = SegmentationMetric(dataset.classes), tmp_path / "written/valannot"
     written.mkdir(parents=True)
     for i, result in enumerate(found):
-        (name,) = write_files(dataset.path(i), {"it": result}, written)
+        (name,) = write_files(dataset.path(i), dataset[i].image, {"it": result}, written)
         labels = np.asarray(Image.open(written / name))
         read.update([str(i)], [Segmentation("x", labels, dataset.classes)], [dataset[i].targets])
         (written / name).rename(written / f"{dataset.path(i).stem}.png")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from canvases import pictures_of
 
 from retinue.backbones import build
 from retinue.datasets.targets import ClassMap, DataError
@@ -17,17 +18,19 @@ def test_logits_lie_on_the_finest_level_at_odd_sizes(name: str) -> None:
     backbone = build(name)
     task = EncoderDecoder(backbone, CLASSES, widths=None).eval()
     with torch.no_grad():
-        features = backbone.eval()(torch.rand(1, 3, 97, 75), task.levels)
+        images = torch.rand(1, 3, 97, 75)
+        features = backbone.eval()(images, task.levels)
         (logits,) = task.logits(features)
         assert logits.shape == (1, 3, *features[task.levels[0]].shape[-2:])
-        assert task.maps(features, (97, 75)).shape == (1, 3, 97, 75)
+        assert task.maps(features, pictures_of(images)).shape == (1, 3, 97, 75)
 
 
 @pytest.mark.parametrize("setting", [{"upsampling": "nearest"}, {"depth": 1}, {"context": False}])
 def test_variants(setting: dict[str, Any]) -> None:
     backbone = build("resnet18").eval()
     task = EncoderDecoder(backbone, CLASSES, widths=(16, 8, 8, 4), **setting).eval()
-    assert task.maps(backbone(torch.rand(1, 3, 64, 64), task.levels), (64, 64)).shape == (1, 3, 64, 64)
+    images = torch.rand(1, 3, 64, 64)
+    assert task.maps(backbone(images, task.levels), pictures_of(images)).shape == images.shape
     assert task.settings | setting == task.settings
 
 

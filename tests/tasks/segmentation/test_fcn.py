@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from canvases import pictures_of
 from small_trunks import SmallTrunk, SmallVGG
 from torch.nn import functional as F
 
@@ -83,8 +84,8 @@ def test_any_input_size(name: str, stride: int) -> None:
     backbone = {"trunk": SmallTrunk, "vgg": SmallVGG, "alexnet": lambda: build("alexnet")}[name]().eval()
     task = scoring(FCN(backbone, CLASSES, stride=stride)).eval()
     for size in ((64, 96), (97, 131)):
-        features = backbone(torch.rand(1, 3, *size), task.levels)
-        answer = task.maps(features, size)
+        images = torch.rand(1, 3, *size)
+        answer = task.maps(backbone(images, task.levels), pictures_of(images))
         assert answer.shape == (1, 3, *size) and answer.isfinite().all() and answer.std() > 0
 
 

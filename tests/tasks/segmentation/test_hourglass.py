@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from canvases import pictures_of
 from small_trunks import SmallTrunk
 
 from retinue.backbones import build
@@ -51,7 +52,8 @@ def test_on_a_backbone_its_map_of_stride_4_stands_for_the_stem() -> None:
     backbone = SmallTrunk()
     task = StackedHourglass(backbone, CLASSES, stacks=1, **SMALL).eval()
     assert task.levels == ("c2",) and task.inner_stride == 16
-    answer = task.maps(backbone.eval()(torch.rand(1, 3, 50, 37), task.levels), (50, 37))
+    images = torch.rand(1, 3, 50, 37)
+    answer = task.maps(backbone.eval()(images, task.levels), pictures_of(images))
     assert answer.shape == (1, 3, 50, 37)
 
 

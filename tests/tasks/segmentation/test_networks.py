@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from canvases import pictures_of
 from small_trunks import SmallTrunk
 from torch import nn
 
@@ -43,7 +44,7 @@ def batch_of(task: Segmenter, count: int = 4) -> tuple[Pictures, list[Target]]:
 
 def maps(model: Model, task: Segmenter, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return task.maps(model.backbone(images, task.levels), (images.shape[-2], images.shape[-1]))
+        return task.maps(model.backbone(images, task.levels), pictures_of(images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -124,7 +125,7 @@ def test_made_ready_for_prediction_it_answers_the_same(name: str, dtype: torch.d
     other: Any = fast.named_tasks["it"]
     with torch.inference_mode():
         one = maps(model, task, pictures.pixels)
-        two = other.maps(fast.backbone(pictures.pixels, other.levels), tuple(pictures.pixels.shape[-2:]))
+        two = other.maps(fast.backbone(pictures.pixels, other.levels), pictures)
     difference = (one - two).abs() / one.std()
     if dtype == torch.float32:
         assert difference.max() <= 1e-3

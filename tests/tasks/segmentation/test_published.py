@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from canvases import pictures_of
 from torch import Tensor, nn
 from torchvision_segmenters import SPREAD, blots, normalised, segmenter
 
 from retinue.backbones.weights import WeightsError
 from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
-from retinue.tasks.dense import DenseTask
+from retinue.tasks.dense_task import DenseTask
 from retinue.tasks.segmentation import published
 from retinue.tasks.task import Model
 
@@ -33,7 +34,7 @@ def only_task(model: Model) -> DenseTask:
 
 def logits(model: Model, images: Tensor) -> Tensor:
     task = only_task(model)
-    return task.maps(model.backbone(images, task.levels), (images.shape[-2], images.shape[-1]))
+    return task.maps(model.backbone(images, task.levels), pictures_of(images))
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def test_the_mask_file_holds_the_labels_exactly(
 ) -> None:
     labels = np.random.default_rng(seed).integers(0, count, (height, width)).astype(np.uint8)
     classes = ClassMap(tuple(f"class {i}" for i in range(count)))
-    ((ending, data),) = Segmentation("a", labels, classes).files().items()
+    ((ending, data),) = Segmentation("a", labels, classes).files(labels).items()
     path = tmp_path_factory.mktemp("masks") / f"a{ending}"
     path.write_bytes(data)
     assert path.name == "a-labels.png" and (read_indices(path) == labels).all()
