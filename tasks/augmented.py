@@ -70,7 +70,7 @@ def averaged_maps(
             seen = mirrored(scaled) if is_mirrored else scaled
             features = backbone(seen.pixels, levels)
             for name, task in tasks.items():
-                maps = task.maps(features, seen)[..., :h, :w].float()
+                maps = task.finite_maps(features, seen)[..., :h, :w]
                 views[name].append(resize(task.mirrored(maps) if is_mirrored else maps, size))
     return {
         name: task.averaged(views[name]) if len(views[name]) > 1 else views[name][0]

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from retinue.backbones.backbone import Features
-from retinue.datasets.targets import Pictures
+from retinue.backbones.backbone import Backbone, Features, Preprocessing
+from retinue.datasets.targets import DataError, Pictures, Transform
+from retinue.datasets.transforms import Compose, RandomCrop, RandomResize, Resize
 from retinue.tasks.dense import resize
+from retinue.tasks.recipe import check_recipe, looks
 from retinue.tasks.task import Task
 
 STRIPE = 2**22
@@ -25,6 +27,10 @@ STRIPE = 2**22
 
 class DenseTask(Task, ABC):
     """A head with an answer at every pixel: labels, depth, normals, a restored picture.
+
+    scales: range of the shorter side in training, as shares of `imgsz`; crop: side of the square that is then cut out,
+    by default `imgsz`. flip: mirror half of the training pictures. colour: strength of the jitter of brightness,
+    contrast and saturation, 0 for none. Evaluation sees whole pictures with a shorter side of `imgsz`.
 
     A subclass gives `maps`, `answer_at` and `result`; where maps of a mirrored picture, or several maps of one picture,
     need more than a flip and a mean, it overrides `mirrored` and `averaged`. Its result's `files` are given the
@@ -35,6 +41,24 @@ class DenseTask(Task, ABC):
     """The stride of the coarsest map that the task makes itself, where it is coarser than the levels that it reads."""
     one_size: bool = False
     """Whether it reads canvases of one size alone, by fully connected layers: neither tiles nor other scales."""
+    preprocessing: Preprocessing
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        scales: tuple[float, float] = (0.5, 2.0),
+        crop: int | None = None,
+        flip: bool = True,
+        colour: float = 0.2,
+    ) -> None:
+        super().__init__()
+        backbone.chop()
+        self.preprocessing = backbone.preprocessing
+        self.settings = {"scales": list(scales), "crop": crop, "flip": flip, "colour": colour}
+        check_recipe(self.settings)
+        if crop is not None and crop < 1:
+            raise DataError(f"crop={crop}: a side in pixels, at least 1")
 
     @abstractmethod
     def maps(self, features: Features, pictures: Pictures) -> Tensor:
@@ -64,7 +88,14 @@ class DenseTask(Task, ABC):
 
     def predict(self, features: Features, pictures: Pictures) -> list[Any]:
         """A result a picture, in the file's own pixels."""
-        return self.answer(self.maps(features, pictures), pictures)
+        return self.answer(self.finite_maps(features, pictures), pictures)
+
+    def finite_maps(self, features: Features, pictures: Pictures) -> Tensor:
+        """`maps` in float32. DataError where one is not finite: it would pass for an answer."""
+        maps = self.maps(features, pictures).float()
+        if not maps.sum().isfinite():
+            raise DataError("the answer is not finite: look for non-finite weights, or predict in float32")
+        return maps
 
     def answer(self, maps: Tensor, pictures: Pictures) -> list[Any]:
         """The results of raw maps (n, channels, H, W) on the canvas of the pictures."""
@@ -80,6 +111,17 @@ class DenseTask(Task, ABC):
             inputs = {name: given[i] for name, given in pictures.inputs.items()}
             results.append(self.result(id, values, numbers_in_file(inputs, to_file)))
         return results
+
+    def train_transform(self, side: int) -> Transform:
+        """A random scale, a random square of it, mirrored, perhaps in other colours."""
+        low, high = (round(side * scale) for scale in self.settings["scales"])
+        pad = self.preprocessing.pad
+        crop = RandomCrop(self.settings["crop"] or side, pad=sum(pad) / len(pad))
+        return Compose([RandomResize(low, high), crop, *looks(self.settings, self.preprocessing)])
+
+    def eval_transform(self, side: int) -> Transform:
+        """The whole picture with a shorter side of `side`."""
+        return Resize(side)
 
 
 def canvas_of(pictures: Pictures) -> tuple[int, int]:

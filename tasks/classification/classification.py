@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from retinue.backbones.backbone import Backbone, Features, Top
 from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
-from retinue.datasets.transforms import ColorJitter, Compose, EvalTransform, HorizontalFlip, RandomResizedCrop
+from retinue.datasets.transforms import Compose, EvalTransform, RandomResizedCrop
 from retinue.tasks.classification.draw import draw_batch, draw_predictions
 from retinue.tasks.classification.fit import Method, fit_linear
 from retinue.tasks.classification.losses import balanced_weights, cross_entropy, mix_labels
 from retinue.tasks.classification.metrics import Accuracy
 from retinue.tasks.classification.plots import draw_confusion, draw_per_class
 from retinue.tasks.classification.results import Classification
+from retinue.tasks.recipe import looks
 from retinue.tasks.task import Task, mean_over_ranks
 
 Head = Literal["linear", "mean_max", "pool", "published"]
@@ -190,14 +191,8 @@ class Classifier(Task):
     def train_transform(self, side: int) -> Transform:
         """A random part of the picture as a square, mirrored, in slightly other colours (RGB pictures only)."""
         low, high = self.settings["crop_scale"]
-        steps: list[Transform] = [
-            RandomResizedCrop(side, (low, high), antialias=self.preprocessing.antialias)
-        ]
-        if self.settings["flip"]:
-            steps.append(HorizontalFlip())
-        if (v := self.settings["colour"]) and len(self.preprocessing.mean) == 3:
-            steps.append(ColorJitter(v, v, v))
-        return Compose(steps)
+        crop = RandomResizedCrop(side, (low, high), antialias=self.preprocessing.antialias)
+        return Compose([crop, *looks(self.settings, self.preprocessing)])
 
     def eval_transform(self, side: int) -> Transform:
         """The middle square, resized as when the weights' published score was measured (224 of 256 pixels)."""

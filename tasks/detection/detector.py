@@ -6,21 +6,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from retinue.backbones.backbone import Features
-from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
-from retinue.datasets.transforms import (
-    ColorJitter,
-    Compose,
-    HorizontalFlip,
-    RandomResize,
-    Resize,
-    VerticalFlip,
-)
+from retinue.backbones.backbone import Features, Preprocessing
+from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
+from retinue.datasets.transforms import Compose, RandomResize, Resize
 from retinue.tasks.detection.draw import draw_batch
 from retinue.tasks.detection.metrics import DetectionMetric
 from retinue.tasks.detection.plots import detection_plots
 from retinue.tasks.detection.regions import Found, to_file
 from retinue.tasks.detection.results import Detections
+from retinue.tasks.recipe import check_range, check_recipe, jitter, looks
 from retinue.tasks.task import Task
 
 
@@ -46,6 +40,7 @@ class Detector(Task, ABC):
     default_side: ClassVar[int] = 800
     answer_settings: ClassVar[frozenset[str]] = frozenset({"score_threshold", "nms_iou", "detections"})
     classes: ClassMap
+    preprocessing: Preprocessing
 
     def __init__(
         self,
@@ -76,9 +71,7 @@ class Detector(Task, ABC):
         check_range(self.settings, "nms_iou", 0, 1)
         check_range(self.settings, "detections", 1, 10**6)
         check_range(self.settings, "longest", 1, 100)
-        check_range(self.settings, "colour", 0, 1)
-        if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-            raise DataError(f"scales={list(scales)}: two shares of imgsz, 0 < least <= most")
+        check_recipe(self.settings)
         self.score_threshold, self.nms_iou, self.detections = score_threshold, nms_iou, detections
 
     @classmethod
@@ -127,15 +120,12 @@ class Detector(Task, ABC):
 
     def looks(self) -> list[Transform]:
         """Mirroring and colours (of RGB pictures only), as the settings say."""
-        steps: list[Transform] = []
         pairs = self.classes.keypoints.get("pairs", ())
-        if self.settings["flip"]:
-            steps.append(HorizontalFlip(pairs=pairs))
-        if self.settings["vertical_flip"]:
-            steps.append(VerticalFlip(pairs=pairs))
-        if (v := self.settings["colour"]) and len(self.preprocessing.mean) == 3:
-            steps.append(ColorJitter(v, v, v))
-        return steps
+        return looks(self.settings, self.preprocessing, self.colours, pairs)
+
+    def colours(self, strength: float) -> Transform:
+        """Random colours: brightness, contrast and saturation by factors from 1 - strength to 1 + strength."""
+        return jitter(strength)
 
     def eval_transform(self, side: int) -> Transform:
         """A shorter side of `side`, or less where the longer one would pass its bound."""
@@ -154,9 +144,3 @@ class Detector(Task, ABC):
     def plots(self, metric: DetectionMetric) -> dict[str, Callable[[str], None]]:
         """Precision and recall, confusion, classes and kinds of errors."""
         return detection_plots(metric.judged(), self.classes)
-
-
-def check_range(settings: dict[str, Any], name: str, least: float, most: float) -> None:
-    """DataError unless the setting lies in [least, most]."""
-    if not least <= settings[name] <= most:
-        raise DataError(f"{name}={settings[name]}: {name} is from {least} to {most}")

@@ -1,4 +1,4 @@
-"""What every network of semantic segmentation shares: losses, augmentation, the answer, its metric and drawing."""
+"""What every network of semantic segmentation shares: losses, the answer, its metric and drawing."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,17 +11,10 @@ from torch import Tensor, nn
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fused import fuse
-from retinue.datasets.targets import IGNORE, ClassMap, DataError, Pictures, Target, Transform
-from retinue.datasets.transforms import (
-    ColorJitter,
-    Compose,
-    HorizontalFlip,
-    RandomCrop,
-    RandomResize,
-    Resize,
-)
+from retinue.datasets.targets import IGNORE, ClassMap, DataError, Pictures, Target
 from retinue.tasks.dense import resize
 from retinue.tasks.dense_task import DenseTask, canvas_of
+from retinue.tasks.recipe import check_range
 from retinue.tasks.segmentation.draw import draw_batch
 from retinue.tasks.segmentation.losses import (
     cross_entropy,
@@ -47,9 +40,7 @@ class Segmenter(DenseTask, ABC):
     share of the pixels, those with the largest losses, that count (online hard example mining); 1 for all of them.
     dice, lovasz: weights of these losses beside it. auxiliary: weight of the losses of further outputs; refused by
     networks that have none.
-    scales: range of the shorter side in training, as shares of `imgsz`; crop: side of the square that is then cut out,
-    by default `imgsz`. flip: mirror half of the training pictures. colour: strength of the jitter of brightness,
-    contrast and saturation, 0 for none. Evaluation sees whole pictures with a shorter side of `imgsz`.
+    The other settings are `DenseTask`'s.
 
     Raises DataError for settings out of range or that do not fit the classes.
     """
@@ -78,14 +69,11 @@ class Segmenter(DenseTask, ABC):
         dice: float = 0.0,
         lovasz: float = 0.0,
         auxiliary: float = AUXILIARY,
-        scales: tuple[float, float] = (0.5, 2.0),
-        crop: int | None = None,
-        flip: bool = True,
-        colour: float = 0.2,
+        **settings: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, **settings)
         self.classes = classes
-        self.settings = {
+        self.settings |= {
             "loss": loss,
             "focal_gamma": focal_gamma,
             "class_weights": class_weights,
@@ -95,16 +83,10 @@ class Segmenter(DenseTask, ABC):
             "dice": dice,
             "lovasz": lovasz,
             "auxiliary": auxiliary,
-            "scales": list(scales),
-            "crop": crop,
-            "flip": flip,
-            "colour": colour,
         }
         _check_settings(self.settings, classes)
         if not self.helped and auxiliary != AUXILIARY:
             raise DataError(f"auxiliary={auxiliary}: this network has no further outputs; leave it out")
-        backbone.chop()
-        self.preprocessing = backbone.preprocessing
         weights = _weights(class_weights, class_frequencies, classes)
         self.register_buffer("weights", weights, persistent=False)
 
@@ -136,11 +118,8 @@ class Segmenter(DenseTask, ABC):
         """
 
     def maps(self, features: Features, pictures: Pictures) -> Tensor:
-        """Logits (n, classes, H, W) float32 at every pixel of the canvas, bilinear. DataError if one is not finite."""
-        logits = self.logits(features)[0].float()
-        if not logits.sum().isfinite():
-            raise DataError("the logits are not finite: look for non-finite weights, or predict in float32")
-        return self._enlarged(logits, canvas_of(pictures))
+        """Logits (n, classes, H, W) float32 at every pixel of the canvas, bilinear."""
+        return self._enlarged(self.logits(features)[0].float(), canvas_of(pictures))
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`."""
@@ -189,22 +168,6 @@ class Segmenter(DenseTask, ABC):
         return Segmentation(id, values["labels"], self.classes)
 
     # Around training
-
-    def train_transform(self, side: int) -> Transform:
-        """A random scale, a random square of it, mirrored, perhaps in other colours (RGB pictures only)."""
-        low, high = (round(side * scale) for scale in self.settings["scales"])
-        steps: list[Transform] = [RandomResize(low, high)]
-        if self.settings["flip"]:
-            steps.append(HorizontalFlip())
-        pad = self.preprocessing.pad
-        steps.append(RandomCrop(self.settings["crop"] or side, pad=sum(pad) / len(pad)))
-        if (v := self.settings["colour"]) and len(self.preprocessing.mean) == 3:
-            steps.append(ColorJitter(v, v, v))
-        return Compose(steps)
-
-    def eval_transform(self, side: int) -> Transform:
-        """The whole picture with a shorter side of `side`."""
-        return Resize(side)
 
     def metric(self) -> SegmentationMetric:
         """Intersection over union, and what surrounds it."""
@@ -274,16 +237,10 @@ def _weights(
 def _check_settings(settings: dict[str, Any], classes: ClassMap) -> None:
     if not 0 < len(classes) <= IGNORE:
         raise DataError(f"{len(classes)} classes: masks number at most {IGNORE} of them, and at least one")
-    for name, least, most in (
-        ("focal_gamma", 0, 100),
-        ("label_smoothing", 0, 0.99),
-        ("dice", 0, 1e3),
-        ("lovasz", 0, 1e3),
-        ("auxiliary", 0, 1e3),
-        ("colour", 0, 1),
-    ):
-        if not least <= settings[name] <= most:
-            raise DataError(f"{name}={settings[name]}: {name} is from {least} to {most}")
+    check_range(settings, "focal_gamma", 0, 100)
+    check_range(settings, "label_smoothing", 0, 0.99)
+    for name in ("dice", "lovasz", "auxiliary"):
+        check_range(settings, name, 0, 1e3)
     if not 0 < settings["hard"] <= 1:
         raise DataError(f"hard={settings['hard']}: a share of the pixels above 0, at most 1")
     if settings["loss"] not in ("cross_entropy", "focal"):
@@ -293,11 +250,6 @@ def _check_settings(settings: dict[str, Any], classes: ClassMap) -> None:
             f"hard={settings['hard']}, label_smoothing={settings['label_smoothing']}: these are of loss=cross_entropy; "
             "with loss=focal say hard=1 and label_smoothing=0"
         )
-    if settings["crop"] is not None and settings["crop"] < 1:
-        raise DataError(f"crop={settings['crop']}: a side in pixels, at least 1")
-    scales = settings["scales"]
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise DataError(f"scales={scales}: two shares of imgsz, 0 < least <= most")
     weights = settings["class_weights"]
     if isinstance(weights, str) and weights != "median_frequency":
         raise DataError(f"class_weights={weights!r}: say median_frequency, or one number a class")

@@ -112,10 +112,11 @@ def damaged(height: int = 45, width: int = 70) -> Sample:
 
 
 def filler(**attributes: Any) -> Model:
-    task = Filler()
+    backbone = build("pixels")
+    task = Filler(backbone)
     for name, value in attributes.items():
         setattr(task, name, value)
-    return Model(build("pixels"), {"it": task}).eval()
+    return Model(backbone, {"it": task}).eval()
 
 
 def restored(sample: Sample) -> np.ndarray:
