@@ -1,9 +1,10 @@
-"""Mosaic: four pictures on one canvas (Bochkovskiy et al. 2020, arXiv 2004.10934, section 3.4)."""
+"""Several pictures in one, with all of their boxes: side by side (Mosaic), or one over the other (MixUp)."""
 
+import cv2
 import numpy as np
 
 from retinue.datasets.geometry import ROW_KEYS, Warp
-from retinue.datasets.targets import IGNORE, DataError, Others, Sample
+from retinue.datasets.targets import IGNORE, DataError, Others, Sample, Transform
 
 JOINED = frozenset({*ROW_KEYS, "semantic"})
 
@@ -11,6 +12,7 @@ JOINED = frozenset({*ROW_KEYS, "semantic"})
 class Mosaic:
     """Four samples that meet at a random point of a canvas of `side` by `side`, with probability `p`.
 
+    Bochkovskiy et al. 2020, arXiv 2004.10934, section 3.4.
     Each picture's longer side becomes `side` times a factor from `scale`; what passes the meeting point or
     the canvas is cut off. pad: light in [0, 1] of what stays empty, which is `IGNORE` in `semantic`. Joins
     boxes with their rows and `semantic`. The result belongs to no one file: its `to_file` is NaN, and its id
@@ -54,16 +56,43 @@ class Mosaic:
         return Warp(np.array([[zoom, 0, x], [0, zoom, y]]), size, pad=self.pad)
 
 
-def _check(samples: list[Sample]) -> None:
+class MixUp:
+    """Another sample half transparent over this one, with the boxes of both, with probability `p`.
+
+    Zhang et al. 2018, arXiv 1710.09412, in the form of detectors (arXiv 1902.04103, section 3.1): the mean of the two.
+    place: brings the other one to the size of this one. The result's `to_file` is NaN, and its id is this one's.
+
+    Raises DataError without `others`, for keys that cannot be joined, and where the sizes differ.
+    """
+
+    def __init__(self, place: Transform, p: float = 1.0) -> None:
+        self.place, self.p = place, p
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, others: Others | None = None) -> Sample:
+        """The sample with another one."""
+        if rng.random() >= self.p:
+            return sample
+        if others is None:
+            raise DataError("MixUp needs other samples: call it as transform(sample, rng, others)")
+        other = self.place(others(int(rng.integers(2**31))), rng, others)
+        _check([sample, other], frozenset(ROW_KEYS))
+        if other.image.shape != sample.image.shape:
+            raise DataError(f"MixUp: {sample.id} has {sample.image.shape}, {other.id} {other.image.shape}")
+        image = cv2.addWeighted(sample.image, 0.5, other.image, 0.5, 0).reshape(sample.image.shape)
+        targets = {key: np.concatenate([value, other.targets[key]]) for key, value in sample.targets.items()}
+        return sample.with_(image=image, targets=targets, to_file=np.full((2, 3), np.nan))
+
+
+def _check(samples: list[Sample], joined: frozenset[str] = JOINED) -> None:
     """DataError unless the samples can be joined."""
     first = samples[0]
     for s in samples:
-        if stray := sorted((s.targets.keys() - JOINED) | s.inputs.keys()):
-            raise DataError(f"{s.id}: Mosaic cannot join {stray}; it joins {sorted(JOINED)}")
+        if stray := sorted((s.targets.keys() - joined) | s.inputs.keys()):
+            raise DataError(f"{s.id}: Mosaic and MixUp cannot join {stray}; this one joins {sorted(joined)}")
         if s.targets.keys() != first.targets.keys():
             raise DataError(f"{s.id} has {sorted(s.targets)}, but {first.id} has {sorted(first.targets)}")
         if s.image.shape[2] != first.image.shape[2] or s.image.dtype != first.image.dtype:
-            raise DataError(f"{s.id} and {first.id} differ in channels or type: Mosaic needs them alike")
+            raise DataError(f"{s.id} and {first.id} differ in channels or type: these must be alike")
 
 
 def _join(

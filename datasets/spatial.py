@@ -1,5 +1,6 @@
 """Geometric transforms: each describes a `Warp` for a picture's size, drawn from the generator."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ class Letterbox(Geometric):
     """The longer side becomes `side`, the aspect is kept and the rest is filled with `pad`, in [0, 1].
 
     The frame is square; with a `divisor` it is no larger than the next multiple of it. Padding is at the
-    right and at the bottom, or all around if `centred`.
+    right and at the bottom, or all around if `centred`. The shorter side is rounded, or rounded down if `down`.
     """
 
     def __init__(
@@ -103,18 +104,15 @@ class Letterbox(Geometric):
         divisor: int | None = None,
         centred: bool = False,
         antialias: bool = True,
+        down: bool = False,
     ) -> None:
-        self.side, self.pad, self.divisor, self.centred, self.antialias = (
-            side,
-            pad,
-            divisor,
-            centred,
-            antialias,
-        )
+        self.side, self.pad, self.divisor, self.centred = side, pad, divisor, centred
+        self.antialias, self.down = antialias, down
 
     def warp(self, size: Size, rng: np.random.Generator) -> Warp:
         """Nothing is drawn."""
-        h, w = (max(1, round(n * self.side / max(size))) for n in size)
+        whole = math.floor if self.down else round
+        h, w = (max(1, whole(n * self.side / max(size))) for n in size)
         d = self.divisor
         frame = (self.side, self.side) if d is None else (-(-h // d) * d, -(-w // d) * d)
         warp = _scaling(size, (h, w), pad=self.pad, antialias=self.antialias)

@@ -28,7 +28,7 @@ from retinue.datasets.colour import (
     mean_colour,
 )
 from retinue.datasets.geometry import Warp
-from retinue.datasets.mosaic import Mosaic
+from retinue.datasets.mosaic import MixUp, Mosaic
 from retinue.datasets.resample import crop_image, resize_like_pil
 from retinue.datasets.spatial import (
     CenterCrop,
@@ -54,6 +54,7 @@ __all__ = [
     "Colour",
     "Compose",
     "Cutout",
+    "Either",
     "EvalTransform",
     "GaussianBlur",
     "GaussianNoise",
@@ -61,6 +62,7 @@ __all__ = [
     "HorizontalFlip",
     "Letterbox",
     "Look",
+    "MixUp",
     "Mosaic",
     "RandomAffine",
     "RandomCrop",
@@ -120,6 +122,17 @@ def _look_all(steps: Sequence[Any], sample: Sample, rng: np.random.Generator) ->
             mean, look = mean_colour(sample.image), Look(np.eye(3, 4))
         look = look.then(step.look(look.matrix[:, :3] @ mean + look.matrix[:, 3], rng))
     return look(sample)
+
+
+class Either:
+    """One transform with probability `p`, another one else."""
+
+    def __init__(self, p: float, one: Transform, other: Transform) -> None:
+        self.p, self.one, self.other = p, one, other
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, others: Others | None = None) -> Sample:
+        """The sample after one of the two."""
+        return (self.one if rng.random() < self.p else self.other)(sample, rng, others)
 
 
 class EvalTransform:

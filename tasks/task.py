@@ -80,6 +80,10 @@ class Task(nn.Module):
     """Whether training batches are made of pictures of similar aspect: for tasks whose pictures keep theirs."""
     default_side: ClassVar[int] = 224
     """`imgsz` unless asked otherwise."""
+    last_epochs: int = 0
+    """How many epochs at the end of training are late: `late_transform` makes their samples."""
+    late: bool = False
+    """Whether training is in its last epochs: it says so as they begin."""
     levels: tuple[str, ...]
     """The backbone's levels that this task reads."""
     classes: ClassMap | None
@@ -173,6 +177,10 @@ class Task(nn.Module):
     def train_transform(self, side: int) -> Transform:
         """The task's recipe of augmentation for pictures of about `side` pixels."""
         raise NotImplementedError
+
+    def late_transform(self, side: int) -> Transform:
+        """The recipe of the `last_epochs`: as before, by default."""
+        return self.train_transform(side)
 
     def eval_transform(self, side: int) -> Transform:
         """How a picture is brought to the network for evaluation and prediction; never random."""

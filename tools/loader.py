@@ -25,7 +25,7 @@ class View:
 
     Only the targets of `keys` are read and kept, and of the inputs those of `inputs` (default: all), so that nothing is
     decoded or moved in vain. `file_frame` keeps the targets as the data set gives them, in the file's pixels, for
-    evaluation.
+    evaluation. `late`: an epoch, and the transform of it and of all that follow.
     """
 
     def __init__(
@@ -36,11 +36,13 @@ class View:
         seed: int = 0,
         file_frame: bool = False,
         inputs: Collection[str] | None = None,
+        late: tuple[int, Transform] | None = None,
     ) -> None:
         if hasattr(dataset, "with_keys"):
             dataset = dataset.with_keys(frozenset(keys) & dataset.keys)
         self.dataset, self.transform, self.keys = dataset, transform, keys
         self.seed, self.file_frame, self.inputs = seed, file_frame, inputs
+        self.late = late
         self.kept: dict[int, Sample] = {}
         self.kept_bytes = 0
 
@@ -68,12 +70,13 @@ class View:
 
     def __getitem__(self, key: Key) -> Sample | DataError:
         epoch, index = key
+        transform = self.late[1] if self.late and epoch >= self.late[0] else self.transform
         try:
             sample = self.read(index)
             rng = np.random.default_rng((self.seed, epoch, index))
             if self.file_frame:
-                return self.transform(sample.with_(targets={}), rng, self.read).with_(targets=sample.targets)
-            return self.transform(sample, rng, self.read)
+                return transform(sample.with_(targets={}), rng, self.read).with_(targets=sample.targets)
+            return transform(sample, rng, self.read)
         except DataError as error:
             return error
 
@@ -194,6 +197,25 @@ class Loader:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+class OneByOne:
+    """In a `Loader`'s place: samples as their files have them, each read when its turn comes.
+
+    They may be as large as memory allows: nothing is read ahead, and no pixel becomes a float before it is looked at.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def batches(self, keys: Sequence[Sequence[Key]]) -> Iterator[tuple[Sample, list[Target]]]:
+        """The samples of these keys, one in each, in order. Raises the DataError of the first unreadable picture."""
+        for (key,) in keys:
+            sample = self.view[key]
+            if isinstance(sample, DataError):
+                raise sample
+            target = {name: torch.as_tensor(value) for name, value in sample.targets.items()}
+            yield sample.with_(targets={}), [target]
 
 
 class _Order:

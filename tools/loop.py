@@ -25,6 +25,8 @@ def train_epoch(setup: Setup, run: Run, batches: int) -> None:
     order = setup.epoch_batches(run.epoch)
     keys = [[(run.epoch, int(i)) for i in share(b, rank, ranks)] for b in order]
     run.model.train()
+    for task in run.model.named_tasks.values():
+        task.late = run.epoch >= options.epochs - task.last_epochs
     saved_at = time.monotonic()
     with (
         counting(f"epoch {run.epoch + 1}/{options.epochs}", setup.log, batches) as progress,

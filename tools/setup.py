@@ -234,10 +234,11 @@ def open_loaders(setup: Setup) -> None:
     """Training and validation batches, through the task's own transforms."""
     options, task, preparation = setup.options, setup.task, setup.model.backbone.preprocessing
     workers = workers_for(options.workers)
-    recipe: Transform = task.train_transform(setup.side)
+    recipes: list[Transform] = [task.train_transform(setup.side), task.late_transform(setup.side)]
     if options.augment:
-        recipe = Compose([recipe, load_albumentations(options.augment)])
-    view = View(setup.train_set, recipe, task.target_keys(), options.seed, inputs=task.inputs)
+        recipes = [Compose([recipe, load_albumentations(options.augment)]) for recipe in recipes]
+    late = (options.epochs - task.last_epochs, recipes[1])
+    view = View(setup.train_set, recipes[0], task.target_keys(), options.seed, inputs=task.inputs, late=late)
     pin = setup.device.type == "cuda"
     setup.train_loader = Loader(view, workers, preparation.pad, preparation.divisor, pin)
     if setup.val_set is not None:

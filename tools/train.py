@@ -26,6 +26,7 @@ from retinue.tools.probe import probe
 from retinue.tools.setup import Setup, open_folder, prepare, resolve_rates
 from retinue.tools.step import TrainingStopped, out_of_memory
 from retinue.tools.training_run import Run, averaged, start
+from retinue.tools.unfold import restore_norms
 
 
 def train(task: str = "", **settings: Any) -> Path:
@@ -39,6 +40,8 @@ def train(task: str = "", **settings: Any) -> Path:
     setup = prepare({**settings, "task": task} if task else settings)
     if setup.options.method != "descend":
         return probe(setup)
+    if setup.saved is None:
+        restore_norms(setup)
     resolve_rates(setup, find_lr)
     open_folder(setup)
     try:

@@ -17,16 +17,19 @@ from retinue.datasets.transforms import (
     CenterCrop,
     ColorJitter,
     Compose,
+    Either,
     EvalTransform,
     GaussianNoise,
     HorizontalFlip,
     Letterbox,
+    MixUp,
     Mosaic,
     RandomAffine,
     RandomCrop,
     RandomResize,
     RandomResizedCrop,
     Resize,
+    ResizeTo,
     ScaleJitter,
     VerticalFlip,
     detection_style,
@@ -315,3 +318,49 @@ def test_a_prediction_imports_no_augmentation_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+# MixUp and a choice between two
+
+
+def grey(level: int, boxes: list[list[float]], side: int = 40, id: str = "a") -> Sample:
+    image = np.full((side, side, 3), level, np.uint8)
+    targets = {"boxes": np.array(boxes, np.float32).reshape(-1, 4), "box_labels": np.arange(len(boxes))}
+    return Sample(id, image, targets)
+
+
+def test_mixup_is_the_mean_of_two_with_the_boxes_of_both():
+    one, other = grey(100, [[1, 2, 30, 40]]), grey(201, [[0, 0, 20, 10], [5, 5, 9, 9]], 80, "b")
+    mixed = MixUp(ResizeTo(40, 40))(one, generator(), lambda i: other)
+    assert set(np.unique(mixed.image)) <= {150, 151}  # of 150.5
+    assert mixed.targets["boxes"].tolist() == [[1, 2, 30, 40], [0, 0, 10, 5], [2.5, 2.5, 4.5, 4.5]]
+    assert mixed.targets["box_labels"].tolist() == [0, 0, 1] and mixed.id == "a"
+    assert np.isnan(mixed.to_file).all() and (one.image == 100).all()
+    assert MixUp(ResizeTo(40, 40), p=0)(one, generator()) is one
+    empty = MixUp(ResizeTo(40, 40))(grey(0, []), generator(), lambda i: grey(9, []))
+    assert empty.targets["boxes"].shape == (0, 4)
+
+
+def test_mixup_says_what_it_cannot_join():
+    one = grey(100, [[1, 2, 30, 40]])
+    with pytest.raises(DataError, match="MixUp needs other samples"):
+        MixUp(ResizeTo(40, 40))(one, generator())
+    with pytest.raises(DataError, match=r"a has \(40, 40, 3\), b \(30, 30, 3\)"):
+        MixUp(ResizeTo(30, 30))(one, generator(), lambda i: grey(0, [[1, 2, 3, 4]], id="b"))
+    semantic = one.with_(targets={**one.targets, "semantic": np.zeros((40, 40), np.int64)})
+    with pytest.raises(DataError, match="semantic"):
+        MixUp(ResizeTo(40, 40))(semantic, generator(), lambda i: semantic)
+
+
+def test_either_takes_one_of_two_as_often_as_it_is_told():
+    choice = Either(0.25, ResizeTo(4, 4), ResizeTo(8, 8))
+    sides = [choice(grey(0, []), generator(seed)).image.shape[0] for seed in range(400)]
+    assert 0.18 < np.mean(np.array(sides) == 4) < 0.32 and set(sides) == {4, 8}
+
+
+def test_a_letterbox_may_round_down():
+    picture = Sample("a", np.full((427, 640, 3), 9, np.uint8))
+    heights = [
+        (Letterbox(416, 1.0, down=down)(picture, generator()).image[:, 0, 0] == 9).sum() for down in (0, 1)
+    ]
+    assert heights == [278, 277]  # of 277.55

@@ -15,6 +15,7 @@ from retinue.datasets.targets import DataError, Sample
 from retinue.datasets.transforms import ColorJitter, Compose, HorizontalFlip, RandomResizedCrop
 from retinue.tools.loader import (
     Loader,
+    OneByOne,
     View,
     aspect_bins,
     canvas,
@@ -206,3 +207,26 @@ def test_default_workers_leave_room_for_what_computes(monkeypatch: pytest.Monkey
     for cores, threads, expected in ((1, 0, 0), (2, 2, 1), (4, 1, 3), (64, 0, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         assert default_workers(threads) == expected
+
+
+def test_the_last_epochs_have_a_transform_of_their_own() -> None:
+    view = View(Scenes(3, 64), HorizontalFlip(p=1), ("boxes",), late=(2, HorizontalFlip(p=0)))
+    plain = View(Scenes(3, 64), HorizontalFlip(p=0), ("boxes",))
+    samples = [view[epoch, 1] for epoch in range(4)]
+    there, back = (plain[0, 1].image, plain[0, 1].image[:, ::-1])  # type: ignore[union-attr]
+    same = [[np.array_equal(s.image, image) for s in samples] for image in (there, back)]  # type: ignore[union-attr]
+    assert same == [[False, False, True, True], [True, True, False, False]]
+
+
+def test_one_by_one_samples_are_as_their_files_have_them() -> None:
+    scenes = Scenes(3, 48)
+    loader = OneByOne(View(scenes, Compose([]), {"semantic"}, file_frame=True))
+    found = list(loader.batches(evaluation_keys(3, 1)))
+    assert len(found) == 3
+    for (sample, (target,)), same in zip(found, (scenes[i] for i in range(3))):
+        assert sample.id == same.id and sample.image.dtype == np.uint8 and not sample.targets
+        assert np.array_equal(sample.image, same.image)
+        assert target.keys() == {"semantic"} and np.array_equal(target["semantic"], same.targets["semantic"])
+    error = DataError("a.png: is truncated")
+    with pytest.raises(DataError, match="is truncated"):
+        list(OneByOne({(0, 0): error}).batches([[(0, 0)]]))  # type: ignore[arg-type]
