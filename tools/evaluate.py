@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 
 from retinue.datasets.formats import evaluation_split, numbered, open_splits
-from retinue.datasets.targets import DataError
+from retinue.datasets.targets import DataError, Pictures, Sample, Target
 from retinue.datasets.transforms import Compose
 from retinue.tasks.task import Metric, Model, Task
 from retinue.tools import run_folder
 from retinue.tools.devices import autocast, resolve_device, resolve_precision
 from retinue.tools.inference import ONE_PASS, Inference
 from retinue.tools.judge import judge
-from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
+from retinue.tools.loader import Loader, OneByOne, View, evaluation_keys, workers_for
 from retinue.tools.open_model import answer_settings, open_model
 from retinue.tools.options import Eval, make
 from retinue.tools.progress import Log, track
@@ -30,7 +30,7 @@ MANY = 40
 
 def collect(
     model: Model,
-    loader: Loader,
+    loader: Loader | OneByOne,
     count: int,
     batch: int,
     device: torch.device,
@@ -45,11 +45,13 @@ def collect(
     metrics = {name: task.metric() for name, task in model.named_tasks.items()}
     keys = evaluation_keys(count, batch, rank, ranks)
     model.eval()
-    for pictures, targets in track(loader.batches(keys), "evaluate", log, len(keys)):
+    batches: Iterable[tuple[Pictures | Sample, list[Target]]] = loader.batches(keys)
+    for seen, targets in track(batches, "evaluate", log, len(keys)):
         with torch.inference_mode(), autocast(precision, device):
-            results = inference.batch(model, pictures)
+            results = inference.batch(model, seen)
+        ids = [seen.id] if isinstance(seen, Sample) else seen.ids
         for name, metric in metrics.items():
-            metric.update(pictures.ids, results[name], targets)
+            metric.update(ids, results[name], targets)
     if distributed:
         gathered: list[Any] = [None] * ranks
         dist.all_gather_object(gathered, metrics)
@@ -72,17 +74,13 @@ def figures(metrics: dict[str, Metric]) -> dict[str, float]:
 def eval_loader(
     task: Task,
     dataset: Any,
-    side: int | None,
+    side: int,
     workers: int,
     pad: float | Sequence[float] = 0.0,
     divisor: int = 1,
 ) -> Loader:
-    """Batches for evaluation: the task's own evaluation transform, targets in the file's frame.
-
-    Without a `side` the pictures are as their files have them.
-    """
-    transform, keys = task.eval_transform(side) if side else Compose([]), task.target_keys()
-    view = View(dataset, transform, keys, file_frame=True, inputs=task.inputs)
+    """Batches for evaluation: the task's own evaluation transform, targets in the file's frame."""
+    view = View(dataset, task.eval_transform(side), task.target_keys(), file_frame=True, inputs=task.inputs)
     return Loader(view, workers, pad, divisor)
 
 
@@ -131,8 +129,10 @@ def evaluate(model: str = "", **settings: Any) -> dict[str, float]:
     dataset = with_channels(dataset, loaded.backbone.in_channels)
     dataset = with_regions(readable({name: dataset}, options.strict, log), options.regions, log)[name]
     preparation = loaded.backbone.preprocessing
-    if inference.tile:  # one picture at a time, and none read ahead: they may be as large as memory allows
-        batch, loader = 1, eval_loader(task, dataset, None, 0, preparation.pad)
+    loader: Loader | OneByOne
+    if inference.tile:
+        batch = 1
+        loader = OneByOne(View(dataset, Compose([]), task.target_keys(), file_frame=True, inputs=task.inputs))
     else:
         workers = workers_for(options.workers)
         loader = eval_loader(task, dataset, side, workers, preparation.pad, preparation.divisor)

@@ -43,15 +43,15 @@ class Inference:
         words += [f"scales={','.join(f'{scale:g}' for scale in self.scales)}"] if self.scales != (1,) else []
         return " ".join(words)
 
-    def batch(self, model: Model, pictures: Pictures) -> dict[str, list[Any]]:
-        """Every task's results of a batch; for tiles the pictures must be as their files have them.
+    def batch(self, model: Model, pictures: Pictures | Sample) -> dict[str, list[Any]]:
+        """Every task's results of a batch; where tiles are asked for, of a sample as its file has it.
 
         Dense tasks may look at the whole canvas, so pictures of several sizes get each its own: no neighbour in the
         batch changes an answer.
         """
-        if self.tile:
-            found = [self.tiled(model, sample) for sample in as_samples(pictures)]
-            return {name: [results[name] for results in found] for name in model.named_tasks}
+        if isinstance(pictures, Sample):
+            return {name: [result] for name, result in self.tiled(model, pictures).items()}
+        assert not self.tile
         dense = all(isinstance(task, DenseTask) for task in model.named_tasks.values())
         parts = own_canvases(pictures, model.backbone.preprocessing.divisor) if dense else [pictures]
         answers = [self._whole(model, part) for part in parts]
@@ -67,18 +67,6 @@ class Inference:
         """Every task's result of a picture in its own pixels, tile by tile."""
         assert self.tile
         return predict_tiled(model, sample, self.tile, self.overlap, self.flip, self.scales)
-
-
-def as_samples(pictures: Pictures) -> list[Sample]:
-    """The pictures of a batch by themselves, float32, with what is given beside them."""
-    return [
-        Sample(
-            id,
-            pictures.pixels[i, :, :h, :w].permute(1, 2, 0).numpy(),
-            inputs={name: given[i].numpy() for name, given in pictures.inputs.items()},
-        )
-        for i, (id, (h, w)) in enumerate(zip(pictures.ids, pictures.sizes))
-    ]
 
 
 def own_canvases(pictures: Pictures, divisor: int) -> list[Pictures]:
