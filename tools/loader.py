@@ -218,25 +218,6 @@ class OneByOne:
             yield sample.with_(targets={}), [target]
 
 
-class OneByOne:
-    """In a `Loader`'s place: samples as their files have them, each read when its turn comes.
-
-    They may be as large as memory allows: nothing is read ahead, and no pixel becomes a float before it is looked at.
-    """
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-
-    def batches(self, keys: Sequence[Sequence[Key]]) -> Iterator[tuple[Sample, list[Target]]]:
-        """The samples of these keys, one in each, in order. Raises the DataError of the first unreadable picture."""
-        for (key,) in keys:
-            sample = self.view[key]
-            if isinstance(sample, DataError):
-                raise sample
-            target = {name: torch.as_tensor(value) for name, value in sample.targets.items()}
-            yield sample.with_(targets={}), [target]
-
-
 class _Order:
     """The batch sampler: whatever keys were set last."""
 
