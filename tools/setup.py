@@ -30,6 +30,7 @@ from retinue.tools.inference import ONE_PASS
 from retinue.tools.loader import Loader, View, epoch_batches, workers_for
 from retinue.tools.new_model import begin, build_model, rebuild_model
 from retinue.tools.options import Train, UsageError, as_dict
+from retinue.tools.processes import found_by_first
 from retinue.tools.progress import Log
 from retinue.tools.reading import with_channels
 from retinue.tools.run_data import check_fit, open_data
@@ -187,7 +188,8 @@ def prepare(settings: dict[str, Any]) -> Setup:
     seed_everything(options)
     saved = state.read(Path(options.resume) / "state") if options.resume else None
     begun = begin(options) if saved is None else None
-    splits, side, sizes = open_data(options, log, begun[1] if begun else {})
+    splits, side, sizes = found_by_first(lambda: open_data(options, log, begun[1] if begun else {}))
+    options.imgsz = side
     if saved is not None and not (isinstance(saved, dict) and {"model", "built", "data"} <= saved.keys()):
         raise DataError(
             f"{options.resume}/state/state.pt does not fit this run: no state of ours; start a new run with model="

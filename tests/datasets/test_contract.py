@@ -1,6 +1,7 @@
 """What every data set must do: every format module is found and its smallest instance read by the contract's rules."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +156,15 @@ def test_its_samples_keep_the_contract(name: str, tmp_path: Path) -> None:
             again = part[i]
             assert again.id == sample.id and (again.image == sample.image).all()
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_other_processes_can_be_given_it(name: str, tmp_path: Path) -> None:
+    for part in open_splits(SMALLEST[name](tmp_path)).values():
+        again = pickle.loads(pickle.dumps(part))
+        assert len(again) == len(part) and again.keys == part.keys and again.classes == part.classes
+        assert again[0].id == part[0].id and (again[0].image == part[0].image).all()
+        assert again[0].targets.keys() == part[0].targets.keys()
 
 
 def check(sample: Sample, keys: frozenset[str]) -> None:
