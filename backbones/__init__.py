@@ -14,6 +14,7 @@ from retinue.backbones.csp_darknet import (
     csp_darknet_tiny,
     csp_darknet_x,
 )
+from retinue.backbones.darknet import darknet53
 from retinue.backbones.dilate import dilate
 from retinue.backbones.efficientnet import (
     efficientnet_b0,
@@ -74,6 +75,7 @@ __all__ = [
     "csp_darknet_s",
     "csp_darknet_tiny",
     "csp_darknet_x",
+    "darknet53",
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -194,12 +194,18 @@ def _without_prefix(tensors: Tensors, prefix: str) -> Tensors:
 # Into a backbone
 
 
-def load(backbone: B, architecture: str, source: str | None, options: dict[str, Any]) -> B:
+def load(
+    backbone: B,
+    architecture: str,
+    source: str | None,
+    options: dict[str, Any],
+    read: Callable[[Path], Tensors] = read_tensors,
+) -> B:
     """Finish a builder's work: record how `backbone` was built and give it its weights. Returns it.
 
     `source`: None (random weights stay), "imagenet" (the default published ones), a published name in any
-    case, a local file, or an http(s) URL. The first convolution is adapted to `backbone.in_channels`. The
-    classifier stays random where the file has none.
+    case, a local file, or an http(s) URL. `read`: what gives a file's tensors by the backbone's names. The first
+    convolution is adapted to `backbone.in_channels`. The classifier stays random where the file has none.
     Raises WeightsError for weights that are unknown, unreadable or misfit.
     """
     backbone.architecture, backbone.options = architecture, dict(options)
@@ -207,7 +213,7 @@ def load(backbone: B, architecture: str, source: str | None, options: dict[str, 
         return backbone
     choice = published(architecture)
     path, weights = locate(source, choice, architecture, default="imagenet")
-    tensors = read_tensors(path)
+    tensors = read(path)
     if any(key.startswith("backbone.") for key in tensors):  # a model that we saved
         tensors = _without_prefix(tensors, "backbone.")
     classes = insert(backbone, tensors, str(path))

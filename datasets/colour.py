@@ -177,6 +177,44 @@ class RandomGamma(Colour):
         return Look(np.eye(3, 4), power if rng.random() < self.p else 1.0)
 
 
+class HSVJitter:
+    """Random exposure and saturation in HSV, as YOLO is trained (Redmon et al. 2016, arXiv 1506.02640, section 2.2).
+
+    The value and the saturation of every pixel are multiplied by factors from [1 / v, v], log-uniform; what leaves the
+    range of light is cut off. Pictures of one or two channels have exposure alone; of more than three the first three
+    are RGB and the others stay.
+    """
+
+    def __init__(self, exposure: float = 1.5, saturation: float = 1.5) -> None:
+        self.limits = np.log([exposure, saturation])
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, others: Others | None = None) -> Sample:
+        """The sample so seen, and `clean` with it."""
+        exposure, saturation = np.exp(rng.uniform(-self.limits, self.limits)).tolist()
+        targets = sample.targets
+        if "clean" in targets:
+            clean = np.ascontiguousarray(targets["clean"].transpose(1, 2, 0))
+            clean = expose(clean, exposure, saturation)
+            targets = {**targets, "clean": np.ascontiguousarray(clean.transpose(2, 0, 1))}
+        return sample.with_(image=expose(sample.image, exposure, saturation), targets=targets)
+
+
+def expose(image: np.ndarray, exposure: float, saturation: float) -> np.ndarray:
+    """A picture (h, w, c) with HSV's value and saturation multiplied, of the same type.
+
+    With the value V = max(R, G, B), a channel C becomes exposure * (V - saturation * (V - C)): no hue need be known.
+    """
+    if image.shape[2] > 3:
+        return np.concatenate([expose(image[..., :3], exposure, saturation), image[..., 3:]], 2)
+    value = image
+    if image.shape[2] == 3:
+        red, green, blue = cv2.split(image)
+        value = cv2.merge([cv2.max(cv2.max(red, green), blue)] * 3)
+    mixed = cv2.addWeighted(image, exposure * saturation, value, exposure * (1 - saturation), 0)
+    mixed = mixed.reshape(image.shape)
+    return mixed.clip(0, 1) if image.dtype == np.float32 else mixed
+
+
 # What damages the picture only: nothing else of the sample moves, `clean` least of all
 
 

@@ -185,6 +185,12 @@ class ObjectPictures(PictureFiles):
         """(classes,) int64, the number of objects of each class."""
         return np.bincount(self.annotations.labels, minlength=len(self.classes))
 
+    def box_sizes(self) -> np.ndarray:
+        """(objects, 2) float64, width and height of every box, crowds aside, in parts of its picture's longer side."""
+        a = self.annotations
+        sizes = (a.boxes[:, 2:] - a.boxes[:, :2]) / a.object_sizes().max(1, initial=1)[:, None]
+        return sizes if a.crowd is None else sizes[~a.crowd]
+
     def image_id(self, index: int) -> int | str:
         """The picture's id in the original file, or its path where it has none."""
         ids = self.annotations.image_ids

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retinue.backbones.backbone import Origin, Preprocessing
 from retinue.backbones.weights import PUBLISHED_HASH, Weights, compare, locate, read_tensors
+from retinue.datasets.targets import ClassMap
 from retinue.tasks.task import Model
 
 LICENCE = "BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0"
@@ -21,6 +22,13 @@ def published_members(name: str) -> list[Any]:
 
     members = get_model_weights(name)
     return sorted(members, key=lambda member: member is not members.DEFAULT)
+
+
+def coco_classes() -> ClassMap:
+    """The 80 classes of COCO detection with their original ids, which leave out ten of 1 to 90."""
+    (first, *_) = published_members("fasterrcnn_resnet50_fpn")
+    named = {id: name for id, name in enumerate(first.meta["categories"]) if id and name != "N/A"}
+    return ClassMap(tuple(named.values()), tuple(named))
 
 
 def published_weights(name: str) -> dict[str, Weights]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from retinue.backbones.backbone import Features, Preprocessing
-from retinue.datasets.targets import ClassMap, Pictures, Target, Transform
+from retinue.datasets.targets import ClassMap, DataError, Pictures, Target, Transform
 from retinue.datasets.transforms import Compose, RandomResize, Resize
 from retinue.tasks.detection.draw import draw_batch
 from retinue.tasks.detection.metrics import DetectionMetric
@@ -16,6 +16,8 @@ from retinue.tasks.detection.regions import Found, to_file
 from retinue.tasks.detection.results import Detections
 from retinue.tasks.recipe import check_range, check_recipe, jitter, looks
 from retinue.tasks.task import Task
+
+LONGEST = 5 / 3
 
 
 class Detector(Task, ABC):
@@ -34,6 +36,8 @@ class Detector(Task, ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "box_labels"})
     uses: ClassVar[frozenset[str]] = frozenset({"crowd", "area"})
     kinds: ClassVar[tuple[str, ...]] = ("box",)
+    square: ClassVar[bool] = False
+    """Whether its canvas is a square of `imgsz`, so that `longest` has nothing to bound and is refused."""
     headline: ClassVar[str] = "box/AP"
     shown: ClassVar[tuple[str, ...]] = ("box/AP50",)
     groups_by_aspect: ClassVar[bool] = True
@@ -49,7 +53,7 @@ class Detector(Task, ABC):
         score_threshold: float = 0.05,
         nms_iou: float = 0.5,
         detections: int = 100,
-        longest: float = 5 / 3,
+        longest: float = LONGEST,
         scales: tuple[float, float] = (1.0, 1.0),
         flip: bool = True,
         vertical_flip: bool = False,
@@ -71,6 +75,8 @@ class Detector(Task, ABC):
         check_range(self.settings, "nms_iou", 0, 1)
         check_range(self.settings, "detections", 1, 10**6)
         check_range(self.settings, "longest", 1, 100)
+        if self.square and longest != LONGEST:
+            raise DataError(f"longest={longest}: this detector's canvas is a square of imgsz; leave it out")
         check_recipe(self.settings)
         self.score_threshold, self.nms_iou, self.detections = score_threshold, nms_iou, detections
 

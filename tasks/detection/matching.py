@@ -53,7 +53,10 @@ def assign(
 
 
 def overlap_of(candidates: Tensor, boxes: Tensor) -> Tensor:
-    """(boxes, candidates): the share of each candidate's own area that lies in each box."""
-    low = torch.maximum(boxes[:, None, :2], candidates[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], candidates[None, :, 2:])
-    return (high - low).clamp(min=0).prod(-1) / box_area(candidates).clamp(min=1e-6)
+    """(..., boxes, candidates): the share of each candidate's own area that lies in each box.
+
+    candidates: (..., a, 4). boxes: (..., g, 4).
+    """
+    low = torch.maximum(boxes[..., :, None, :2], candidates[..., None, :, :2])
+    high = torch.minimum(boxes[..., :, None, 2:], candidates[..., None, :, 2:])
+    return (high - low).clamp(min=0).prod(-1) / box_area(candidates).clamp(min=1e-6)[..., None, :]

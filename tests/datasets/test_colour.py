@@ -1,5 +1,7 @@
 """Looks against a float reference, and what damages only the picture."""
 
+import colorsys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +13,13 @@ from retinue.datasets.colour import (
     Cutout,
     GaussianBlur,
     GaussianNoise,
+    HSVJitter,
     Look,
     RandomErasing,
     RandomGamma,
     RandomGrayscale,
     colour_look,
+    expose,
     mean_colour,
 )
 from retinue.datasets.targets import Sample
@@ -159,3 +163,38 @@ def test_the_same_generator_gives_the_same_picture():
     one, two, three = (steps(Sample("x", picture()), generator(s)).image for s in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != three).any()
+
+
+# HSV
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("exposure", "saturation"), [(1.0, 1.0), (0.8, 0.7), (1.2, 1.5), (1.0, 0.0)])
+def test_exposure_and_saturation_are_those_of_hsv(dtype: type, exposure: float, saturation: float) -> None:
+    light = 1.0 if dtype is np.float32 else float(np.iinfo(dtype).max)
+    image = (np.random.default_rng(0).random((5, 6, 3)) * light).astype(dtype)
+    expected = np.empty((5, 6, 3))
+    for place in np.ndindex(5, 6):
+        h, s, v = colorsys.rgb_to_hsv(*(image[place] / light))
+        expected[place] = np.clip(colorsys.hsv_to_rgb(h, s * saturation, v * exposure), 0, 1)
+    moved = expose(image, exposure, saturation)
+    assert moved.dtype == dtype and moved.shape == image.shape
+    np.testing.assert_allclose(moved / light, expected, atol=0.51 / 255 if dtype is np.uint8 else 1e-5)
+
+
+def test_hsv_jitter_of_grey_and_of_many_channels_and_of_the_clean_picture() -> None:
+    rng = np.random.default_rng(1)
+    grey = rng.integers(0, 100, (4, 5, 1), dtype=np.uint8)
+    np.testing.assert_allclose(expose(grey, 1.5, 9.0), grey * 1.5, atol=0.5)
+    five = rng.integers(0, 256, (4, 5, 5), dtype=np.uint8)
+    moved = expose(five, 0.5, 0.5)
+    assert (moved[..., 3:] == five[..., 3:]).all() and (
+        moved[..., :3] == expose(five[..., :3], 0.5, 0.5)
+    ).all()
+    image = five[..., :3].astype(np.float32) / 255
+    sample = Sample("a", image, {"clean": np.ascontiguousarray(image.transpose(2, 0, 1))})
+    jitter = HSVJitter(1.5, 1.5)
+    one, other = (jitter(sample, np.random.default_rng(seed)) for seed in (2, 3))
+    assert (one.image != other.image).any() and (one.image != image).any()
+    assert (one.targets["clean"] == one.image.transpose(2, 0, 1)).all()
+    assert (HSVJitter(1.0, 1.0)(sample, rng).image == image).all()
