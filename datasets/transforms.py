@@ -47,6 +47,7 @@ from retinue.datasets.spatial import (
     VerticalFlip,
 )
 from retinue.datasets.targets import Others, Sample, Transform
+from retinue.datasets.zoom import RandomIoUCrop, RandomZoomOut
 
 __all__ = [
     "Albumentations",
@@ -71,8 +72,10 @@ __all__ = [
     "RandomErasing",
     "RandomGamma",
     "RandomGrayscale",
+    "RandomIoUCrop",
     "RandomResize",
     "RandomResizedCrop",
+    "RandomZoomOut",
     "Resize",
     "ResizeTo",
     "ScaleJitter",
@@ -80,6 +83,7 @@ __all__ = [
     "Warp",
     "detection_style",
     "load_albumentations",
+    "photometric_distortion",
 ]
 
 
@@ -172,3 +176,10 @@ def detection_style(side: int, pad: float = 0.0, pairs: Pairs = ()) -> Compose:
             ColorJitter(brightness=0.4, contrast=0.4, saturation=0.6, hue=0.015),
         ]
     )
+
+
+def photometric_distortion(strength: float = 0.5) -> Compose:
+    """SSD's other colours, each with a probability of a half: contrast and saturation by a factor from 1 - strength to
+    1 + strength, brightness by a quarter of that, hue turned by up to a tenth of it (Howard 2013, arXiv:1312.5402)."""
+    steps = ({"contrast": 1}, {"saturation": 1}, {"brightness": 1 / 4}, {"hue": 1 / 10})
+    return Compose([ColorJitter(**{k: v * strength for k, v in s.items()}, p=0.5) for s in steps])

@@ -334,11 +334,13 @@ class Model(nn.Module):
         return {name: task.predict(features, pictures) for name, task in self.named_tasks.items()}
 
 
-def mean_over_ranks(total: Tensor, count: Tensor | float) -> Tensor:
+def mean_over_ranks(total: Tensor, count: Tensor | float, least: float = 1e-12) -> Tensor:
     """`total` / `count`, with the count summed over all processes, times the number of processes.
 
     Distributed training averages the gradients of its processes; with this normaliser that average is the
-    gradient of the mean over all processes' elements, however unevenly they are shared. A count of 0 gives 0.
+    gradient of the mean over all processes' elements, however unevenly they are shared. A count below `least` is taken
+    for `least`: 1 where the total has more terms than are counted (background beside objects), else a count of 0 gives
+    0.
     """
     count = torch.as_tensor(count, dtype=torch.float32, device=total.device)
     ranks = 1
@@ -346,4 +348,4 @@ def mean_over_ranks(total: Tensor, count: Tensor | float) -> Tensor:
         ranks = dist.get_world_size()
         count = count.clone()
         dist.all_reduce(count)
-    return total * ranks / count.clamp(min=1e-12)
+    return total * ranks / count.clamp(min=least)

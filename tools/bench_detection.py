@@ -1,9 +1,9 @@
-"""`retinue bench detection`: two-stage detectors against torchvision's, with the same weights, pictures taking turns.
+"""`retinue bench detection`: detectors against torchvision's, with the same weights, pictures taking turns.
 
 The weights are random, so both are first given heads that find a hundred objects in any picture: the second stage,
-masks and keypoints then cost what they cost on a photograph of a crowd. Prediction is of one picture of 800 x 1066;
-a training step of two, with ten objects each. Memory is what the first prediction of Mask R-CNN takes on top of the
-model, with masks at the file's size.
+masks and keypoints then cost what they cost on a photograph of a crowd. Prediction is of one picture of 800 x 1066,
+SSD300's of one of 300 x 300, neither read nor resized; a training step of two, with ten objects each. Memory is what
+the first prediction of Mask R-CNN takes on top of the model, with masks at the file's size.
 """
 
 import multiprocessing
@@ -31,8 +31,10 @@ from retinue.tools.peak_memory import RESET, peak_rise
 from retinue.tools.take_turns import ratio, take_turns
 
 NAMES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
-SIZE = (800, 1066)
+SINGLE_SHOT = "ssd300_vgg16"
+SIZE, SQUARE = (800, 1066), (300, 300)
 MEAN = (0.485, 0.456, 0.406)
+CLASS_SPREAD = 1.5
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -47,6 +49,8 @@ def picture(size: tuple[int, int] = SIZE, seed: int = 0) -> Sample:
 def untrained(name: str) -> nn.Module:
     """torchvision's detector as its COCO weights are loaded: frozen batch norms, the stem and first stage frozen."""
     network = getattr(detection, name)(weights=None, weights_backbone=None)
+    if name == SINGLE_SHOT:
+        return network.eval()
     network.backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
     return network.eval()
 
@@ -72,9 +76,9 @@ def as_they_take_it(sample: Sample) -> Tensor:
     return torch.from_numpy(sample.image).permute(2, 0, 1).float() / 255
 
 
-def as_we_take_it(*samples: Sample) -> Pictures:
+def as_we_take_it(*samples: Sample, divisor: int = 32) -> Pictures:
     """A batch on one canvas, channels last."""
-    pictures, _ = collate(list(samples), MEAN, 32)
+    pictures, _ = collate(list(samples), MEAN, divisor)
     return pictures.to("cpu", torch.channels_last)
 
 
@@ -84,15 +88,7 @@ def finds_objects(network: nn.Module, pictures: list[Tensor]) -> None:
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.7, 1.3)
         nn.init.normal_(norm.bias, 0, 0.2)
-    predictor: Any = network.roi_heads.box_predictor  # type: ignore[union-attr]
-    head: Any = network.rpn.head  # type: ignore[union-attr]
-    spreads = {
-        head.cls_logits: 1.5,
-        head.bbox_pred: 0.3,
-        # Of two classes a score near 1 would be shared by many: their order would be chance.
-        predictor.cls_score: 2.5 if predictor.cls_score.out_features > 2 else 0.5,
-        predictor.bbox_pred: 1.0,
-    }
+    spreads = answers(network)
     for layer in spreads:
         nn.init.normal_(layer.weight, 0, 10)
         nn.init.zeros_(layer.bias)
@@ -103,7 +99,55 @@ def finds_objects(network: nn.Module, pictures: list[Tensor]) -> None:
         network.eval()(pictures)
     for hook in hooks:
         hook.remove()
+    for layer, prior in priors(network).items():
+        layer.bias.data.copy_(prior)
     network.train(training)
+
+
+def answers(network: Any) -> dict[Any, float]:
+    """The last layers of a torchvision detector, and how far what they say shall spread."""
+    if hasattr(network, "roi_heads"):
+        predictor, rpn = network.roi_heads.box_predictor, network.rpn.head
+        # Of two classes a score near 1 would be shared by many: their order would be chance.
+        classes = 2.5 if predictor.cls_score.out_features > 2 else 0.5
+        return {
+            rpn.cls_logits: 1.5,
+            rpn.bbox_pred: 0.3,
+            predictor.cls_score: classes,
+            predictor.bbox_pred: 1.0,
+        }
+    spreads = dict.fromkeys(class_layers(network), CLASS_SPREAD)
+    boxes: Any = network.head.regression_head
+    if hasattr(boxes, "module_list"):
+        return spreads | {last_convolution(part): 1.0 for part in boxes.module_list}
+    spreads[boxes.bbox_reg] = 0.3 if not hasattr(boxes, "bbox_ctrness") else 2.0
+    return spreads | ({boxes.bbox_ctrness: 1.0} if hasattr(boxes, "bbox_ctrness") else {})
+
+
+def class_layers(network: Any) -> list[Any]:
+    """The layers that score classes, one for each map of SSD."""
+    head = network.head.classification_head
+    return [
+        last_convolution(part) for part in getattr(head, "module_list", [getattr(head, "cls_logits", None)])
+    ]
+
+
+def last_convolution(module: nn.Module) -> Any:
+    """Of a predictor."""
+    return [part for part in module.modules() if isinstance(part, nn.Conv2d)][-1]
+
+
+def priors(network: Any) -> dict[Any, Tensor]:
+    """Biases of a one-stage detector's classes, under which most anchors find nothing."""
+    if hasattr(network, "roi_heads"):
+        return {}
+    if not hasattr(network.head.classification_head, "module_list"):
+        return {layer: torch.tensor(-6.0) for layer in class_layers(network)}
+    columns = network.head.classification_head.num_columns
+    return {
+        layer: torch.where(torch.arange(len(layer.bias)) % columns == 0, 9.5, 0.0)
+        for layer in class_layers(network)
+    }
 
 
 def _measure(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -125,11 +169,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def bench_prediction(name: str, seconds: float) -> dict[str, float]:
-    """How many times as fast as torchvision in fp32: ours fused, in fp32 and in bf16."""
+def bench_prediction(name: str, seconds: float, size: tuple[int, int] = SIZE) -> dict[str, float]:
+    """How many times as fast as torchvision in fp32, from a tensor to boxes: ours fused, in fp32 and in bf16."""
     network = theirs(name)
     model = ours(name, network.state_dict())
-    pictures, images = as_we_take_it(picture()), [as_they_take_it(picture())]
+    divisor = model.backbone.preprocessing.divisor
+    pictures, images = as_we_take_it(picture(size), divisor=divisor), [as_they_take_it(picture(size))]
     rivals: dict[str, Callable[[], float]] = {"theirs": lambda: timed(lambda: network(images))}
     for precision, dtype in PRECISIONS.items():
         fused = fused_model(model, dtype)
@@ -252,9 +297,10 @@ def bench_memory(name: str) -> dict[str, float]:
 
 
 def bench_detection(options: Bench) -> Iterator[dict[str, float]]:
-    """Prediction and training of the three detectors, `seconds` for each comparison; memory where the system tells."""
+    """Prediction and training of the detectors, `seconds` for each comparison; memory where the system tells."""
     for name in NAMES:
         yield bench_prediction(name, options.seconds)
+    yield bench_prediction(SINGLE_SHOT, options.seconds, SQUARE)
     for name in NAMES:
         yield bench_training(name, options.seconds)
     if RESET.exists():

@@ -4,26 +4,23 @@ Proposals come with the pictures, as the input `proposals`: (r, 4) float32, x1 y
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from retinue.backbones.backbone import Backbone, Features
-from retinue.backbones.fpn import FPN
 from retinue.backbones.fused import fuse
 from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
 from retinue.tasks.detection.box_coding import REGION_WEIGHTS, encode
 from retinue.tasks.detection.detector import Detector, check_range
 from retinue.tasks.detection.losses import region_losses
+from retinue.tasks.detection.pyramid import on_whole_cells, with_pyramid
 from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head, fuse_head
 from retinue.tasks.detection.regions import Found, Sampled, rows_of, sample_regions, select
 from retinue.tasks.detection.roi_pooling import RoIAlign
 
 PYRAMID = ("c2", "c3", "c4", "c5")
-DIVISOR = 32
-"""The canvas's sides are multiples of it."""
 
 
 class FastRCNN(Detector):
@@ -69,9 +66,7 @@ class FastRCNN(Detector):
             check_range(self.settings, name, 0, most)
         for name, most in (("sampled", 10**6), ("pyramid_channels", 10**5)):
             check_range(self.settings, name, 1, most)
-        # A canvas of whole steps of the coarsest map, as torchvision's: p5 and p6 are not rounded differently.
-        backbone.prepare_for(replace(backbone.preprocessing, divisor=DIVISOR))
-        self.preprocessing = backbone.preprocessing
+        self.preprocessing = on_whole_cells(backbone)
         self.box_head, self.region_levels, side = build_head(backbone, head)
         self.levels = self.region_levels
         self.strides = {name: level.stride for name, level in backbone.levels.items()}
@@ -82,20 +77,10 @@ class FastRCNN(Detector):
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
         """The backbone with a pyramid over its `pyramid_levels`, as far as it has them, unless `pyramid` is off."""
-        if not settings.get("pyramid", True) or isinstance(backbone, FPN):
+        if not settings.get("pyramid", True):
             return backbone
         asked, channels = settings.get("pyramid_levels", PYRAMID), settings.get("pyramid_channels", 256)
-        if channels < 1:
-            raise DataError(f"pyramid_channels={channels}: a pyramid's maps have at least one channel")
-        levels = [name for name in backbone.levels if name in asked]  # finest first, however they are given
-        if (
-            not levels or not levels[-1][1:].isdigit()
-        ):  # the coarser level above the last is numbered after it
-            raise DataError(
-                f"pyramid_levels={','.join(asked)}: the backbone has {list(backbone.levels)}, and the last one must "
-                f"be a c; or use pyramid=false"
-            )
-        return FPN(backbone, levels, channels, "pool")
+        return with_pyramid(backbone, asked, channels, "pool", "; or use pyramid=false")
 
     def fuse(self, dtype: torch.dtype) -> None:
         """As in `Task`; scores and box codes of regions are computed in float32."""

@@ -1,9 +1,10 @@
-"""Losses of two-stage detectors, as plain functions; totals are sums, and their caller divides by the count."""
+"""Losses of detectors, as plain functions; totals are sums, and their caller divides by the count."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from retinue.tasks.focal import focused
 from retinue.tasks.task import mean_over_ranks
 
 BETA = 1 / 9
@@ -54,3 +55,21 @@ def keypoint_loss(logits: Tensor, cells: Tensor, seen: Tensor) -> Tensor:
     """
     wrong = F.cross_entropy(logits.flatten(2)[seen].float(), cells[seen], reduction="sum")
     return mean_over_ranks(wrong, seen.sum())
+
+
+def sigmoid_focal(logits: Tensor, truth: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """The focal loss of each logit, float32 and of their shape (Lin et al. 2017, arXiv:1708.02002, equation 5).
+
+    truth: of the same shape, 1 where the logit's class is the candidate's and 0 elsewhere. alpha: what a 1 weighs,
+    1 - alpha is what a 0 does. gamma: how much less an easy one counts.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
+    return (alpha * truth + (1 - alpha) * (1 - truth)) * focused(entropy, gamma)
+
+
+def class_truth(labels: Tensor, classes: int) -> Tensor:
+    """(..., classes) float32, 1 at each label, for `sigmoid_focal`; a negative label has none."""
+    truth = torch.zeros(*labels.shape, classes, device=labels.device)
+    own = torch.where(labels >= 0)
+    truth[(*own, labels[own])] = 1
+    return truth

@@ -11,6 +11,85 @@ ROWS, COLUMNS = 256, 128
 FEW = 1000
 """Up to so many boxes torchvision tells classes apart by shifting boxes, in float32, which rounds."""
 
+PAIRS = 50_000
+"""Up to so many pairs of the same class and picture are compared at once; more are torchvision's kernel's."""
+
+
+def nms_of_pictures(
+    boxes: Tensor, scores: Tensor, labels: Tensor, picture: Tensor, threshold: float
+) -> Tensor:
+    """What `batched_nms` leaves of each picture's boxes, as indices in rising order.
+
+    boxes: (n, 4) x1 y1 x2 y2, scores: (n,), labels: (n,) int64 from 0, numbered as torchvision numbers them, for what
+    it rounds; picture: (n,) int64. All pairs that may suppress each other are compared at once, whatever the number of
+    classes and pictures, with torchvision's rounding; where they are too many, picture by picture.
+    """
+    if not len(boxes):
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    boxes, order, sizes = boxes.float(), *_by_group(scores, picture * (labels.amax() + 1) + labels)
+    if (sizes * (sizes - 1)).sum() > 2 * PAIRS:
+        parts = [torch.where(picture == i)[0] for i in picture.unique()]
+        best = [p[batched_nms(boxes[p], scores[p], labels[p], threshold)] for p in parts]
+        return torch.cat(best).sort()[0]
+    better, worse = _pairs(sizes)
+    sides = _as_torchvision_shifts(boxes, labels, picture)[order].T
+    sides = torch.cat([sides, ((sides[2] - sides[0]) * (sides[3] - sides[1]))[None]])
+    overlap = _overlap(sides.index_select(1, better), sides.index_select(1, worse), _floor(threshold))
+    return order[_alive(better[overlap], worse[overlap], len(order))].sort()[0]
+
+
+def best_of_each(scores: Tensor, groups: Tensor, most: int) -> Tensor:
+    """Indices of the `most` best of each group, group by group, best first; of equal ones the first.
+
+    scores: (n,). groups: (n,) int64 from 0.
+    """
+    order, sizes = _by_group(scores, groups)
+    rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return order[rank < most]
+
+
+def _by_group(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """(the order by group and falling score, how many are of each group that there is)."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]
+    return order, torch.unique_consecutive(groups[order], return_counts=True)[1]
+
+
+def _pairs(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Every two rows of the same group, the earlier and the later one; groups lie one after the other."""
+    ends = sizes.cumsum(0).repeat_interleave(sizes)
+    row = torch.arange(len(ends), device=sizes.device)
+    later = ends - row - 1
+    first = row.repeat_interleave(later)
+    begin = (later.cumsum(0) - later)[first]
+    return first, torch.arange(len(first), device=sizes.device) - begin + first + 1
+
+
+def _as_torchvision_shifts(boxes: Tensor, labels: Tensor, picture: Tensor) -> Tensor:
+    """The boxes as `torchvision.ops.batched_nms` compares them: of pictures with few, shifted by class and rounded."""
+    counts = picture.bincount()
+    largest = boxes.new_zeros(len(counts)).scatter_reduce_(
+        0, picture, boxes.amax(1), "amax", include_self=False
+    )
+    shifted = boxes + (labels.to(boxes) * (largest[picture] + 1))[:, None]
+    return torch.where((counts <= FEW)[picture, None], shifted, boxes)
+
+
+def _alive(better: Tensor, worse: Tensor, count: int) -> Tensor:
+    """(count,) bool: what is left when each row, in order, removes those that it overlaps unless it was removed itself.
+
+    better, worse: (e,) int64, the overlapping pairs. All rows decide at once, again and again, until nothing changes:
+    after k rounds the first k rows of every chain of overlaps are right (Zheng et al. 2020, arXiv:2005.03572, "cluster
+    NMS").
+    """
+    alive = torch.ones(count, dtype=torch.bool, device=better.device)
+    while True:
+        left = torch.ones_like(alive)
+        left[worse[alive[better]]] = False
+        if torch.equal(left, alive):
+            return alive
+        alive = left
+
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """Of each group's boxes, those that overlap no better one by more than `threshold`, as indices, best first.
@@ -25,9 +104,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
     boxes = boxes.float()
     if boxes.device.type != "cpu" or len(boxes) <= FEW:
         return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(groups[order], stable=True)]
-    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
+    order, counts = _by_group(scores, groups)
+    sizes = counts.tolist()
     falling = -torch.arange(len(boxes), dtype=torch.float32)
     best = [
         rows[_suppress(group, falling, threshold)]
@@ -53,7 +131,10 @@ def _suppress(boxes: Tensor, falling: Tensor, threshold: float) -> Tensor:
         best = torchvision.ops.nms(boxes[head], falling[: len(head)], threshold)
         kept.append(head[best])
         rows, sides, left = sides[:, best], sides[:, ROWS:], left[ROWS:]
-        dead = [_overlap(rows, part, threshold32).any(0) for part in sides.split(COLUMNS, dim=1)]
+        dead = [
+            _overlap(rows[:, :, None], part[:, None], threshold32).any(0)
+            for part in sides.split(COLUMNS, dim=1)
+        ]
         alive = ~torch.cat(dead)
         left, sides = left[alive], sides[:, alive]
     return torch.cat(kept)
@@ -67,12 +148,12 @@ def _floor(threshold: float) -> float:
 
 
 def _overlap(rows: Tensor, columns: Tensor, threshold: float) -> Tensor:
-    """(r, c) bool: IoU above the threshold. rows (5, r) and columns (5, c): x1 y1 x2 y2 and area.
+    """(...,) bool: IoU above the threshold. rows and columns, which broadcast: (5, ...), x1 y1 x2 y2 and area.
 
     The order of the operations is that of torchvision's kernel, so that rounding decides alike. 0 / 0 is no overlap.
     """
-    ax1, ay1, ax2, ay2, a = rows[:, :, None]
-    bx1, by1, bx2, by2, b = columns[:, None]
+    ax1, ay1, ax2, ay2, a = rows
+    bx1, by1, bx2, by2, b = columns
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_min_(0)
     height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_min_(0)
     common = width.mul_(height)

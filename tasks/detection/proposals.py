@@ -11,7 +11,7 @@ from retinue.datasets.targets import Target
 from retinue.tasks.detection.anchors import Anchors, Size
 from retinue.tasks.detection.box_coding import clip, decode, encode, large_enough, picture_sizes
 from retinue.tasks.detection.losses import proposal_losses
-from retinue.tasks.detection.matching import BELOW, assign
+from retinue.tasks.detection.matching import BELOW, assign, matched_rows
 from retinue.tasks.detection.nms import batched_nms
 from retinue.tasks.detection.regions import refuse_nan
 from retinue.tasks.detection.sampling import sample
@@ -126,16 +126,7 @@ class RegionProposalNetwork(nn.Module):
             [assign(anchors, t["boxes"], t.get("crowd"), 0.7, 0.3, every_truth=True) for t in targets]
         )
         chosen = sample(matched >= 0, matched == BELOW, self.sampled, 0.5)
-        picture, place = chosen.nonzero(as_tuple=True)
-        rows = matched[picture, place]
-        positive = rows >= 0
-        offsets = _offsets(targets, rows.device)[picture[positive]]
-        truth = torch.cat([t["boxes"] for t in targets])[rows[positive] + offsets]
-        codes_true = encode(truth, anchors[place[positive]])
-        return proposal_losses(logits[chosen], codes[chosen], positive, codes_true)
-
-
-def _offsets(targets: Sequence[Target], device: torch.device) -> Tensor:
-    """Where each picture's boxes begin among those of all; (n,) int64."""
-    counts = torch.tensor([0, *(len(t["boxes"]) for t in targets)], device=device)
-    return counts.cumsum(0)[:-1]
+        matched = matched.where(chosen, BELOW)
+        truth = matched_rows(matched, targets, "boxes")
+        codes_true = encode(truth, anchors[torch.where(matched >= 0)[1]])
+        return proposal_losses(logits[chosen], codes[chosen], matched[chosen] >= 0, codes_true)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from retinue.datasets.targets import DataError, Pictures, Target
 from retinue.tasks.detection.box_coding import REGION_WEIGHTS, clip, decode, large_enough, picture_sizes
 from retinue.tasks.detection.matching import BELOW, assign
-from retinue.tasks.detection.nms import batched_nms
+from retinue.tasks.detection.nms import best_of_each, nms_of_pictures
 from retinue.tasks.detection.sampling import sample
 
 SMALLEST = 1e-2
@@ -95,24 +95,28 @@ def select(
 
 
 def best_of(
-    boxes: Tensor, scores: Tensor, labels: Tensor, picture: Tensor, count: int, nms_iou: float, most: int
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    picture: Tensor,
+    count: int,
+    nms_iou: float,
+    most: int,
+    smallest: float = SMALLEST,
+    first_label: int = 1,
 ) -> Found:
     """Of candidates of `count` pictures the `most` best of each, after suppression class by class.
 
     boxes: (r, 4) float32 in canvas pixels. scores: (r,) float32. labels: (r,) int64, class indices from 0. picture:
-    (r,) int64, ascending. Boxes with a shorter side than `SMALLEST` are dropped.
+    (r,) int64. Boxes with a shorter side than `smallest` are dropped. first_label: torchvision's number of class 0,
+    for its rounding (`nms_of_pictures`).
     """
-    large = large_enough(boxes, SMALLEST)
+    large = large_enough(boxes, smallest)
     boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
-    best, start = [], 0
-    for own_count in picture.bincount(minlength=count).tolist():
-        # one picture at a time, as torchvision does it: rounding decides alike
-        own = slice(start, start + own_count)
-        kept = batched_nms(boxes[own], scores[own], labels[own] + 1, nms_iou)
-        best.append(kept[:most] + start)
-        start += own_count
-    kept = torch.cat(best)
-    return Found(boxes[kept], scores[kept], labels[kept], [len(rows) for rows in best])
+    kept = nms_of_pictures(boxes, scores, labels + first_label, picture, nms_iou)
+    kept = kept[best_of_each(scores[kept], picture[kept], most)]
+    counts = picture[kept].bincount(minlength=count).tolist()
+    return Found(boxes[kept], scores[kept], labels[kept], counts)
 
 
 def refuse_nan(values: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retinue.datasets.targets import IGNORE
+from retinue.tasks.focal import focused
 from retinue.tasks.task import mean_over_ranks
 
 
@@ -41,9 +42,7 @@ def focal(logits: Tensor, truth: Tensor, gamma: float = 2.0, weights: Tensor | N
     Lin et al. 2017, arXiv:1708.02002, equations 4 and 5, with the soft-max for the sigmoid and class weights (c,) for
     alpha. The mean is that of `cross_entropy`, which this is for gamma 0.
     """
-    entropy = _pixel_losses(logits, truth)
-    wrong = -torch.expm1(-entropy)
-    losses = wrong.clamp(min=1e-6) ** gamma * entropy  # a power below 1 has no slope at 0
+    losses = focused(_pixel_losses(logits, truth), gamma)
     if weights is not None:
         losses = losses * _at(weights, truth)
     return _mean(losses, truth, truth != IGNORE, weights)

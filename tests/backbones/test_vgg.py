@@ -3,8 +3,10 @@ import copy
 import pytest
 import torch
 import torchvision
+from torchvision.models.detection.ssd import _vgg_extractor
 
 from retinue.backbones import vgg
+from retinue.backbones.backbone import Origin
 
 BLOCKS = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
 SMALL = ["vgg11_bn", "vgg16"]
@@ -81,3 +83,55 @@ def test_cutting_the_last_pooling_leaves_conv5_as_the_end(small):
     after = network(picture)
     assert list(after)[-1] == "conv5_2" and "c5" not in after
     assert torch.equal(pooling(after["conv5_2"]), before["c5"])
+
+
+def test_atrous_maps_are_ssds():
+    """torchvision's own trunk of SSD on the same weights, fc6 and fc7 included."""
+    torch.manual_seed(0)
+    theirs = _vgg_extractor(torchvision.models.vgg16(), False, 5).eval()
+    ours = vgg.vgg16(atrous=True).eval()
+    ours.features.load_state_dict(
+        {
+            f"{i}.{k}": v
+            for i, m in enumerate([*theirs.features, *theirs.extra[0][:7]])
+            for k, v in m.state_dict().items()
+        }
+    )
+    ours.fc.load_state_dict(
+        {f"{int(k[0]) - 1}{k[1:]}": v for k, v in theirs.extra[0][7].state_dict().items()}
+    )
+    picture = torch.rand(1, 3, 75, 100)
+    with torch.no_grad():
+        conv4_3, found = theirs.features(ours.normalise(picture)), ours(picture, ["conv4_3", "fc7"])
+        torch.testing.assert_close(found["conv4_3"], conv4_3)
+        torch.testing.assert_close(found["fc7"], theirs.extra[0](conv4_3))
+    assert found["fc7"].shape == (1, 1024, 4, 6)  # half of 9 x 13, to which the third pooling rounds up
+    assert ours.top() is None and ours.chop() is None and list(ours.stages())[-1] == "fc7"
+    assert ours.levels["c5"].stride == ours.levels["fc7"].stride == 16
+
+
+def test_fc6_and_fc7_become_convolutions():
+    """Every fourth neuron, and of fc6's 7x7 positions every third."""
+    network = vgg.vgg11(atrous=True)
+    assert "fc7" not in network.pretrained_stages()  # nothing was loaded
+    again = vgg.vgg11(**network.options)
+    again.load_state_dict(network.state_dict())
+    assert again.levels == network.levels
+    network.make_atrous()
+    assert len(network.fc) == 4
+    loaded = vgg.VGG((1, 1, 2, 2, 2), classifier=False)
+    loaded.options, loaded.weights, loaded.avgpool = {}, Origin("here"), torch.nn.Identity()
+    fc6, fc7 = (torch.nn.utils.skip_init(torch.nn.Linear, n, 4096) for n in (25088, 4096))
+    for layer in (fc6, fc7):  # memory that is not touched costs nothing
+        layer.weight = torch.nn.Parameter(torch.zeros(layer.weight.shape))
+        layer.bias = torch.nn.Parameter(torch.arange(4096.0))
+    with torch.no_grad():
+        fc6.weight[20].copy_(torch.rand(25088))
+        fc7.weight[20].copy_(torch.rand(4096))
+    loaded.classifier = torch.nn.Sequential(fc6, torch.nn.ReLU(), torch.nn.Dropout(), fc7)
+    loaded.make_atrous()
+    assert torch.equal(loaded.fc[0].weight[5], fc6.weight[20].view(512, 7, 7)[:, ::3, ::3])
+    assert torch.equal(loaded.fc[2].weight[5, :, 0, 0], fc7.weight[20, ::4])
+    assert torch.equal(loaded.fc[0].bias, torch.arange(0, 4096.0, 4)) and not loaded.fc[0].weight[6].any()
+    assert "fc7" in loaded.pretrained_stages() and loaded.options == {"atrous": True}
+    assert not hasattr(loaded, "classifier")

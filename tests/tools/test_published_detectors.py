@@ -181,4 +181,4 @@ def test_names_near_by_are_meant_and_weights_of_another_are_refused(weights: Pat
 def test_they_are_listed(capsys: Any) -> None:
     assert command.main(["list", "models"]) == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in published.names()) and len(published.names()) == 7
+    assert all(name in said for name in published.names()) and len(published.names()) == 12

@@ -1,9 +1,20 @@
 import math
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import sigmoid_focal_loss
 
-from retinue.tasks.detection.losses import keypoint_loss, mask_loss, proposal_losses, region_losses, smooth_l1
+from retinue.tasks.detection.losses import (
+    class_truth,
+    keypoint_loss,
+    mask_loss,
+    proposal_losses,
+    region_losses,
+    sigmoid_focal,
+    smooth_l1,
+)
 
 
 def test_smooth_l1_by_hand() -> None:
@@ -48,3 +59,23 @@ def test_masks_and_keypoints_by_hand() -> None:
     found = keypoint_loss(logits, torch.tensor([[2, 0]]), seen)
     torch.testing.assert_close(found, torch.tensor(math.log(4) / 2))
     assert keypoint_loss(logits, torch.tensor([[2, 0]]), torch.tensor([[True, False]])) < 1e-6
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1), st.sampled_from([0.0, 1.0, 2.0, 5.0]))
+def test_focal_losses_are_torchvisions(seed: int, alpha: float, gamma: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    logits, truth = torch.randn(7, 3, generator=g) * 4, torch.randint(2, (7, 3), generator=g).float()
+    expected = sigmoid_focal_loss(logits, truth, alpha, gamma)
+    torch.testing.assert_close(sigmoid_focal(logits, truth, alpha, gamma), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_focal_loss_by_hand() -> None:
+    """At a probability of a half: a quarter of the square of a half of log 2 for what is there, three for what not."""
+    found = sigmoid_focal(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.75]) * 0.25 * math.log(2))
+    assert sigmoid_focal(torch.tensor([-200.0, 200.0]), torch.tensor([0.0, 1.0])).tolist() == [0, 0]
+
+
+def test_the_truth_of_classes() -> None:
+    truth = class_truth(torch.tensor([[2, -1], [0, 1]]), 3)
+    assert truth.tolist() == [[[0, 0, 1], [0, 0, 0]], [[1, 0, 0], [0, 1, 0]]]

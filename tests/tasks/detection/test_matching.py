@@ -1,10 +1,10 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.ops import box_iou
 
-from retinue.tasks.detection.matching import BELOW, BETWEEN, assign, match, overlap_of
+from retinue.tasks.detection.matching import BELOW, BETWEEN, assign, match, matched_rows, overlap_of
 
 
 def test_by_hand() -> None:
@@ -30,6 +30,28 @@ def test_as_torchvision(truths: int, candidates: int, seed: int, every: bool) ->
     iou[:, 0] += 0.1  # theirs takes all candidates for objects where a truth touches none
     expected = Matcher(0.7, 0.3, every)(iou.clone())
     assert torch.equal(match(iou, 0.7, 0.3, every), expected)
+
+
+def test_each_truth_has_the_candidate_that_fits_it_best() -> None:
+    """Even if that one fits another truth better; no candidate is its own where none touches it."""
+    iou = torch.tensor([[0.9, 0.4, 0.1], [0.3, 0.2, 0.1], [0.0, 0.0, 0.0]])
+    assert match(iou, 0.5, 0.5, every_truth="own").tolist() == [1, BELOW, BELOW]
+    assert match(iou, 0.5, 0.5, every_truth=True).tolist() == [0, BELOW, BELOW]
+    assert match(iou[:, 1:], 0.5, 0.5, every_truth="own").tolist() == [1, BELOW]
+    assert match(iou[2:], 0.5, 0.5, every_truth="own").tolist() == [BELOW] * 3
+
+
+@given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 2**31))
+def test_own_candidates_are_torchvisions(truths: int, candidates: int, seed: int) -> None:
+    iou = torch.rand(truths, candidates, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(match(iou, 0.5, 0.5, "own"), SSDMatcher(0.5)(iou.clone()))
+
+
+def test_what_matches_have_comes_picture_by_picture() -> None:
+    targets = [{"box_labels": torch.tensor(labels, dtype=torch.int64)} for labels in ([5, 6], [], [7])]
+    matched = torch.tensor([[1, BELOW, 0], [BELOW, BETWEEN, BELOW], [BELOW, 0, 0]])
+    assert matched_rows(matched, targets, "box_labels").tolist() == [6, 5, 7, 7]
+    assert matched_rows(matched[1:2], targets[1:2], "box_labels").tolist() == []
 
 
 def test_a_crowd_is_never_matched_and_what_lies_in_it_is_no_background() -> None:

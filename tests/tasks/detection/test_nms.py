@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torchvision import ops
 
 from retinue.tasks.detection import nms
-from retinue.tasks.detection.nms import batched_nms
+from retinue.tasks.detection.nms import batched_nms, best_of_each, nms_of_pictures
 
 places = st.integers(0, 12)
 rows = st.lists(st.tuples(places, places, places, places, st.integers(0, 4), st.integers(-1, 2)), max_size=40)
@@ -100,3 +100,45 @@ def test_none_and_bfloat16_and_not_finite(monkeypatch, few):
     assert batched_nms(boxes.bfloat16(), scores, same, 0.5).tolist() == [1, 2]
     boxes[0, 0] = float("nan")
     assert sorted(batched_nms(boxes, scores, torch.arange(3), 0.5).tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("pairs", [0, 10**7])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("counts", [(0, 7, 0), (300, 1, 40), (1500, 900)])
+def test_a_batch_is_its_pictures(monkeypatch, pairs, ties, counts):
+    """All pairs at once, or picture by picture: what torchvision leaves of each, its roundings included."""
+    monkeypatch.setattr(nms, "PAIRS", pairs)
+    parts = [
+        scene(count, groups, seed, ties) for seed, (count, groups) in enumerate(zip(counts, (5, 90, 20)))
+    ]
+    parts = [(b * 3, s, label + 1) for b, s, label in parts]
+    picture = torch.arange(len(parts)).repeat_interleave(torch.tensor(counts[: len(parts)]))
+    boxes, scores, labels = (torch.cat(columns) for columns in zip(*parts))
+    expected = [ops.batched_nms(*part, 0.5) for part in parts]
+    starts = [sum(counts[:i]) for i in range(len(parts))]
+    mixed = (
+        torch.randperm(len(boxes), generator=torch.Generator().manual_seed(0)) if not ties else slice(None)
+    )
+    found = nms_of_pictures(boxes[mixed], scores[mixed], labels[mixed], picture[mixed], 0.5)
+    assert found.tolist() == sorted(found.tolist())
+    left = torch.arange(len(boxes))[mixed][found].sort()[0]
+    assert torch.equal(left, torch.cat([e.sort()[0] + start for e, start in zip(expected, starts)]))
+
+
+def test_a_chain_of_overlaps_is_undone_link_by_link():
+    """Each row overlaps only the next: the second goes, the third therefore stays, and so on."""
+    x = torch.arange(40.0)
+    boxes = torch.stack([x, torch.zeros(40), x + 2, torch.ones(40)], 1)
+    same = torch.zeros(40, dtype=torch.int64)
+    found = nms_of_pictures(boxes, -x, same, same, 0.3)
+    assert found.tolist() == list(range(0, 40, 2))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=30), st.integers(1, 5))
+def test_the_best_of_each_group(rows, most):
+    groups, scores = (torch.tensor([row[i] for row in rows], dtype=torch.int64) for i in range(2))
+    expected = []
+    for group in range(4):
+        own = [i for i, row in enumerate(rows) if row[0] == group]
+        expected += sorted(own, key=lambda i: -rows[i][1])[:most]
+    assert best_of_each(scores.float(), groups, most).tolist() == expected
