@@ -147,15 +147,23 @@ class Task(nn.Module):
         """
         return pictures, targets
 
-    FITTED: ClassVar[dict[str, Any] | None] = None
-    """Default settings of a task whose last layer may be fitted to cached features; None: it is only descended."""
+    FITTED: ClassVar[dict[str, dict[str, Any]]] = {}
+    """The methods by which the last layers may be fitted to cached features -> default settings for that; by default
+    the task is only descended."""
+    fitted_side: ClassVar[int] = 256
+    """`imgsz` of such a fit unless asked otherwise: as a rule, the size that the published weights' pictures had."""
+    tuned_first: ClassVar[bool] = False
+    """Whether a fit comes after `epochs` of descent."""
 
-    def embed(self, features: Features) -> Tensor:
-        """The features (n, d) that `fit` reads."""
+    def examples(self, features: Features, pictures: Pictures, targets: list[Target]) -> tuple[Tensor, ...]:
+        """What `fit` reads of a batch of training pictures: tensors with a row an example (a picture, a region)."""
         raise NotImplementedError
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, method: Any = "linear", seed: int = 0) -> None:
-        """Fit the last layer to features (n, d) of the training pictures and their labels (n,)."""
+    def fit(self, *examples: Any, **how: Any) -> None:
+        """Fit the last layers to the `examples` of all training pictures, joined, as arrays.
+
+        how: `method`, one of `FITTED`'s; `seed`; and `say`, a function that is told a line about each stage.
+        """
         raise NotImplementedError
 
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:

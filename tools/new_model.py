@@ -84,8 +84,7 @@ def with_new_head(
 ) -> Model:
     """The task of `options` on a backbone, its settings resolved on the training pictures."""
     kind = find(options.task)
-    if options.method != "descend":
-        settings = (kind.FITTED or {}) | settings
+    settings = kind.FITTED.get(options.method, {}) | settings
     settings = kind.resolve_settings(settings, train_set)
     backbone = kind.trunk_for(backbone, settings)
     return Model(backbone, {name: kind(backbone, kind.classes_of(train_set), **settings)})  # type: ignore[call-arg]
@@ -140,12 +139,14 @@ def tune(model: Model, what: str, frozen_norm: bool) -> None:
     stages = stages or model.backbone.pretrained_stages()
     if what == "all":
         through = None
-    elif what == "head":
+    elif what in ("head", "none"):
         through = "pretrained"
     elif what.isdigit():
         below = stages[: -int(what)] if int(what) else stages
         through = (below[-1] if int(what) else "pretrained") if below else None
     else:
-        raise UsageError(f"tune={what}: say all, head, or how many of the last stages of {', '.join(stages)}")
+        raise UsageError(
+            f"tune={what}: say all, head, how many of the last stages of {', '.join(stages)}, or none before a fit"
+        )
     model.freeze(through, norm=frozen_norm)
     model.freeze_unread()

@@ -29,7 +29,9 @@ class Train:
     data: str = _option("scenes", "a data set's folder or file, or scenes[:N], rendered on the fly")
     format: str | None = _option(None, "the data's format, where more than one would fit")
     values: str | None = _option(None, VALUES)
-    regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
+    regions: str | None = _option(
+        None, "proposals, for rcnn and fast_rcnn: a file of `retinue propose`, or json"
+    )
     backbone: str = _option("mobilenet_v2", "see `retinue list backbones`; timm/NAME opens timm's")
     weights: str | None = _option(
         None, "imagenet, a published name (IMAGENET1K_V2), a file or a URL; default: scratch"
@@ -45,7 +47,9 @@ class Train:
     scratch_epochs: int = _option(
         60, "with shots: epochs of the from-scratch contrast; 0 leaves it out", least=0
     )
-    tune: str = _option("all", "what descends: all, head, or the last K stages of the backbone")
+    tune: str = _option(
+        "all", "what descends: all, head, the last K stages of the backbone, or none: only a fit"
+    )
     frozen_norm: bool = _option(False, "keep the backbone's batch norms at their statistics")
     epochs: int = _option(10, "passes over the training data", least=1)
     batch: int = _option(32, "pictures a step, over all processes", least=1)
@@ -110,7 +114,9 @@ class Eval:
     format: str | None = _option(None, "the data's format, where more than one would fit")
     values: str | None = _option(None, VALUES)
     split: str | None = _option(None, "train, val or test; default: val, or test where there is no val")
-    regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
+    regions: str | None = _option(
+        None, "proposals, for rcnn and fast_rcnn: a file of `retinue propose`, or json"
+    )
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int | None = _option(None, "pictures at once; default: as in training", least=1)
     flip: bool = _option(False, FLIP)
@@ -133,7 +139,9 @@ class Predict:
         "", "a run's folder, a saved model, or a published one's name: resnet50, fasterrcnn_resnet50_fpn"
     )
     source: list[str] = field(default_factory=list, metadata={"help": "pictures, videos, folders, globs"})
-    regions: str | None = _option(None, "fast_rcnn's proposals: a file of `retinue propose`, or json")
+    regions: str | None = _option(
+        None, "proposals, for rcnn and fast_rcnn: a file of `retinue propose`, or json"
+    )
     weights: str | None = _option(None, "with a published model's name: which weights; default: its best")
     batch: int = _option(8, "pictures at once", least=1)
     flip: bool = _option(False, FLIP)
@@ -163,7 +171,7 @@ class Predict:
 
 @dataclass
 class Propose:
-    """Write region proposals to a file, for fast_rcnn; says how many objects they find."""
+    """Write region proposals to a file, for rcnn and fast_rcnn; says how many objects they find."""
 
     model: str = _option(
         "",

@@ -6,7 +6,7 @@ curve of accuracy over pictures a class is drawn, beside the same network traine
 """
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,16 @@ from retinue.datasets.targets import DataError
 from retinue.tasks import model_file
 from retinue.tasks.classification.fit import Shots, few_shot_curve, few_shot_subset
 from retinue.tasks.classification.plots import draw_curve
+from retinue.tasks.fused import fused_model
 from retinue.tasks.task import Model
 from retinue.tools import evaluate, run_folder
 from retinue.tools.devices import autocast
+from retinue.tools.feature_file import FeatureFile
 from retinue.tools.loader import Loader, View, evaluation_keys, workers_for
 from retinue.tools.loop import train_epoch
 from retinue.tools.options import UsageError
 from retinue.tools.progress import Log, track
-from retinue.tools.setup import Setup, open_folder
+from retinue.tools.setup import Setup
 from retinue.tools.training_run import start
 
 FROM_SCRATCH = 1e-3
@@ -45,39 +47,42 @@ class Subset:
         return self.dataset[int(self.indices[index])]
 
 
-def probe(setup: Setup) -> Path:
-    """Fit the head to features, evaluate it from pixels, save it like any model; with shots, draw the curve too.
-
-    Returns the run's folder. Raises UsageError for a task that cannot be fitted or for several processes, DataError
-    where there are fewer pictures than shots: before there is any folder.
-    """
-    task, options, log = setup.task, setup.options, setup.log
-    if task.FITTED is None:
-        raise UsageError(
-            f"method={options.method}: {options.task} is not fitted but descended; leave method out"
-        )
+def check_fit(setup: Setup) -> None:
+    """Name what cannot be fitted, before there is any folder: UsageError for a task that cannot be fitted like that
+    or for several processes, DataError where there is nothing to judge on or fewer pictures than shots."""
+    task, options = setup.task, setup.options
+    if options.method not in task.FITTED:
+        said = f"fitted by method={' or '.join(task.FITTED)}" if task.FITTED else "not fitted but descended"
+        raise UsageError(f"method={options.method}: {options.task} is {said}; leave method out")
     if setup.ranks > 1:
         raise UsageError(f"method={options.method} runs in one process")
     if setup.val_set is None:
         raise DataError(f"{options.data}: no val or test split to judge the classifier on")
     shots = shot_ladder(options.shots)
+    if shots and "label" not in task.needs:
+        raise UsageError(
+            f"shots={options.shots} are pictures of a class, which {options.task} does not learn from"
+        )
     check_shots(shots, setup.train_set)
-    setup.learning_rates = FROM_SCRATCH, FROM_SCRATCH
-    open_folder(setup)
+
+
+def probe(setup: Setup, history: Sequence[dict[str, float]] = ()) -> None:
+    """Fit the head to features, evaluate it from pixels, save it like any model; with shots, draw the curve too.
+
+    history: rows of `results.csv` of the descent that came before.
+    """
+    task, options, log = setup.task, setup.options, setup.log
     setup.model.to(setup.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    features, labels = embed(setup, setup.train_set, "train")
-    log(f"features {features.shape[0]} x {features.shape[1]}; fitting ({options.method})")
-    task.fit(features, labels, options.method, options.seed)
-    values = judge_and_save(setup)
-    if shots:
-        rows = curve(setup, features, labels, shots)
+    examples = embed(setup, setup.train_set, "train")
+    task.fit(*examples, method=options.method, seed=options.seed, say=log)
+    values = judge_and_save(setup, history)
+    if shots := shot_ladder(options.shots):
+        rows = curve(setup, examples[0], examples[1], shots)
         run_folder.write_json(str(setup.folder / "shots.json"), rows)
         values |= {f"shots{row['shots']}/{row['series']}": row["mean"] for row in rows}
     log(f"results in {setup.folder}")
     log(f"next: retinue predict {setup.folder} YOUR_PICTURES")
     run_folder.write_json(options.json, {"run": str(setup.folder), **values})
-    setup.close()
-    return setup.folder
 
 
 def shot_ladder(text: str | None) -> list[int]:
@@ -105,28 +110,36 @@ def check_shots(shots: list[int], dataset: Any) -> None:
             raise DataError(f"shots={max(shots)}: class {name!r} has only {count} training pictures")
 
 
-def embed(setup: Setup, dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """The features (n, d) float32 and labels (n,) of a data set, each picture computed once."""
+def embed(setup: Setup, dataset: Any, what: str) -> list[np.ndarray]:
+    """The task's examples of all pictures of a data set, each computed once; they lie on the disk of the run."""
     task, preparation = setup.task, setup.model.backbone.preprocessing
     workers = workers_for(setup.options.workers)
     loader = Loader(
-        View(dataset, task.eval_transform(setup.side), task.target_keys()),
+        View(dataset, task.eval_transform(setup.side), task.target_keys(), inputs=task.inputs),
         workers,
         preparation.pad,
         preparation.divisor,
     )
+    model, precision = setup.model, setup.precision
+    if setup.device.type == "cpu":
+        model = fused_model(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        precision = "fp32"  # it has its precision built in
+    (reader,) = model.named_tasks.values()
     keys = evaluation_keys(len(dataset), setup.options.batch)
-    features, labels = [], []
+    cache = FeatureFile(setup.folder)
     for pictures, targets in track(loader.batches(keys), f"features of {what}", setup.log, len(keys)):
-        with torch.inference_mode(), autocast(setup.precision, setup.device):
-            pixels = pictures.to(setup.device, torch.channels_last).pixels
-            vectors = task.embed(setup.model.backbone(pixels, task.levels))
-        features.append(vectors.float().cpu().numpy())
-        labels += [int(target["label"]) for target in targets]
-    return np.concatenate(features), np.array(labels)
+        batch = pictures.to(setup.device, torch.channels_last)
+        truth = [{key: value.to(setup.device) for key, value in target.items()} for target in targets]
+        with torch.inference_mode(), autocast(precision, setup.device):
+            examples = reader.examples(model.backbone(batch.pixels, reader.levels), batch, truth)
+        cache.add([column.cpu().numpy() for column in examples])
+    columns = cache.arrays()
+    rows, width = columns[0].shape
+    setup.log(f"features of {what}: {rows} x {width}, {sum(c.nbytes for c in columns) / 1e6:.0f} MB on disk")
+    return columns
 
 
-def judge_and_save(setup: Setup) -> dict[str, float]:
+def judge_and_save(setup: Setup, history: Sequence[dict[str, float]] = ()) -> dict[str, float]:
     """Evaluate from pixels, write results and weights down, and say the figures."""
     options, folder, loader = setup.options, setup.folder, setup.val_loader
     assert loader is not None and setup.val_set is not None
@@ -137,12 +150,18 @@ def judge_and_save(setup: Setup) -> dict[str, float]:
     evaluate.say_figures(
         values, f"{options.method} on {options.backbone}: {len(setup.val_set)} pictures", setup.log
     )
+    evaluate.say_remarks(metrics, setup.log)
     evaluate.draw_plots(setup.model.named_tasks, metrics, folder)
+    epoch = len(history)
     (folder / "weights").mkdir(exist_ok=True)
     for name in ("best", "last"):
         path = folder / f"weights/{name}.safetensors"
-        model_file.save(setup.model, path, **setup.facts, epoch=0, metrics=run_folder.finite(values))
-    run_folder.write_results(folder, [{"epoch": 0, **values}])
+        model_file.save(setup.model, path, **setup.facts, epoch=epoch, metrics=run_folder.finite(values))
+    own = {key: value for key, value in values.items() if not evaluate.per_class(key, values)}
+    rows = [*history, {"epoch": epoch, **own}]
+    run_folder.write_results(folder, rows)
+    if history:
+        run_folder.plot_results(folder, rows, setup.shown)
     setup.draw_predictions(setup.model)
     return values
 
@@ -150,7 +169,7 @@ def judge_and_save(setup: Setup) -> dict[str, float]:
 def curve(setup: Setup, features: np.ndarray, labels: np.ndarray, shots: list[int]) -> list[dict[str, Any]]:
     """Accuracy over pictures a class: features against from scratch, on the same draws; draws `shots.png`."""
     options, log = setup.options, setup.log
-    test_features, test_labels = embed(setup, setup.val_set, "val")
+    test_features, test_labels, *_ = embed(setup, setup.val_set, "val")
     method = options.method
     assert method != "descend"
     series = {

@@ -39,11 +39,11 @@ def open_data(
 
 
 def default_side(options: Train) -> int:
-    """Scenes are rendered small, fitted features read the size that the published weights' pictures are resized to,
-    and else a task says how large pictures it reads."""
+    """Scenes are rendered small; else a task says how large pictures it reads, to descend or to be fitted."""
     if options.data.partition(":")[0] == "scenes":
         return 64
-    return find(options.task).default_side if options.method == "descend" else 256
+    kind = find(options.task)
+    return kind.default_side if options.method == "descend" else kind.fitted_side
 
 
 def check_fit(

@@ -25,6 +25,8 @@ def resolve_options(settings: dict[str, Any]) -> tuple[Train, dict[str, Any]]:
         options, task_settings = make("train", recipe | settings, settings_of(settings["task"]))
         if options.shots and options.method == "descend":
             raise UsageError(f"shots={options.shots} belongs to method=linear or method=svm")
+        if options.tune == "none" and options.method == "descend":
+            raise UsageError("tune=none: nothing would descend; it belongs to method=linear or method=svm")
         return options, task_settings
     folder = Path(settings["resume"])
     kept = run_folder.read_args(folder)

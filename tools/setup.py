@@ -78,6 +78,21 @@ class Setup:
         return next(iter(self.model.named_tasks.values()))
 
     @property
+    def fits(self) -> bool:
+        """Whether the task's last layers are fitted, at the end, to features of all training pictures."""
+        return self.options.method != "descend"
+
+    @property
+    def descends(self) -> bool:
+        """Whether there are epochs of gradient descent."""
+        return not self.fits or (self.task.tuned_first and self.options.tune != "none")
+
+    @property
+    def validates(self) -> bool:
+        """Whether epochs are validated; before a fit they are not: it decides."""
+        return self.val_set is not None and not self.fits
+
+    @property
     def headline(self) -> tuple[str, int]:
         """(name of the metric that chooses the best epoch, 1 or -1 for larger or smaller is better)."""
         return self.shown[0], -1 if self.task.smaller_is_better else 1

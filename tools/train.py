@@ -7,6 +7,7 @@ resume=RUN needs), the first batch and validation samples drawn, the task's own 
 Several processes: `torchrun --nproc-per-node 2 -m retinue.tools.train classification ...`; `batch` is over all.
 """
 
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from retinue.tools.command import main
 from retinue.tools.loader import batches_an_epoch
 from retinue.tools.loop import save_state, train_epoch
 from retinue.tools.lr_finder import find_lr
-from retinue.tools.probe import probe
+from retinue.tools.probe import check_fit, probe
 from retinue.tools.setup import Setup, open_folder, prepare, resolve_rates
 from retinue.tools.step import TrainingStopped, out_of_memory
 from retinue.tools.training_run import Run, averaged, start
@@ -38,14 +39,18 @@ def train(task: str = "", **settings: Any) -> Path:
     >>> train("classification", data="photos", backbone="resnet18", epochs=5)       # doctest: +SKIP
     """
     setup = prepare({**settings, "task": task} if task else settings)
-    if setup.options.method != "descend":
-        return probe(setup)
-    if setup.saved is None:
-        restore_norms(setup)
-    resolve_rates(setup, find_lr)
+    if setup.fits:
+        check_fit(setup)
+    if setup.descends:
+        if setup.saved is None:
+            restore_norms(setup)
+        resolve_rates(setup, find_lr)
     open_folder(setup)
     try:
-        descend_epochs(setup)
+        run = descend_epochs(setup) if setup.descends else None
+        if setup.fits:
+            with averaged(run) if run else contextlib.nullcontext():
+                probe(setup, run.history if run else [])
     except RuntimeError as error:
         stopped = TrainingStopped(memory_remedy(error)) if out_of_memory(error) else error
         setup.log(f"stopped: {stopped}")
@@ -57,8 +62,8 @@ def train(task: str = "", **settings: Any) -> Path:
     return setup.folder
 
 
-def descend_epochs(setup: Setup) -> None:
-    """All epochs that are left, each trained, validated and written down."""
+def descend_epochs(setup: Setup) -> Run:
+    """All epochs that are left, each trained, validated and written down; where a fit follows, that is validated."""
     options = setup.options
     run = start(setup)
     if setup.saved is not None:
@@ -67,7 +72,9 @@ def descend_epochs(setup: Setup) -> None:
     else:
         if options.resume:
             setup.log("no state was saved yet: the run starts from its beginning")
-        if setup.val_set is None:
+        if setup.fits:
+            setup.log(f"{options.epochs} epochs of descent, which are judged by what is fitted after them")
+        elif setup.val_set is None:
             setup.log("no val or test split: nothing is validated, and the last epoch counts as the best")
         # From now on a resume needs neither the weights nor the model that it began with.
         save_state(setup, run)
@@ -79,7 +86,9 @@ def descend_epochs(setup: Setup) -> None:
             end_epoch(setup, run, validate(setup, run) if judged else {}, judged)
         save_state(setup, run)  # last: until it is written, a resumed run repeats the epoch
     setup.accelerator.wait_for_everyone()
-    finish(setup, run)
+    if not setup.fits:
+        finish(setup, run)
+    return run
 
 
 def memory_remedy(error: RuntimeError) -> str:
@@ -91,9 +100,10 @@ def memory_remedy(error: RuntimeError) -> str:
 
 
 def validate(setup: Setup, run: Run) -> dict[str, Metric]:
-    """Every task's metric of the model as it stands; {} where there is no validation split."""
-    if setup.val_set is None or setup.val_loader is None:
+    """Every task's metric of the model as it stands; {} where epochs are not validated."""
+    if not setup.validates:
         return {}
+    assert setup.val_set is not None and setup.val_loader is not None
     return evaluate.collect(
         run.model,
         setup.val_loader,
@@ -113,7 +123,7 @@ def out_of_patience(setup: Setup, run: Run) -> bool:
 def is_judged(setup: Setup, epoch: int) -> bool:
     """Whether this epoch, from 0, may be the best: without validation every one, the later the better."""
     options, done = setup.options, epoch + 1
-    return setup.val_set is None or done % options.eval_every == 0 or done == options.epochs
+    return not setup.validates or done % options.eval_every == 0 or done == options.epochs
 
 
 def end_epoch(setup: Setup, run: Run, metrics: dict[str, Metric], judged: bool) -> None:

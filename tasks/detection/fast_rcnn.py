@@ -11,13 +11,13 @@ from torch import Tensor
 
 from retinue.backbones.backbone import Backbone, Features
 from retinue.backbones.fused import fuse
-from retinue.datasets.targets import ClassMap, DataError, Pictures, Target
+from retinue.datasets.targets import ClassMap, Pictures, Target
 from retinue.tasks.detection.box_coding import REGION_WEIGHTS, encode
 from retinue.tasks.detection.detector import Detector, check_range
 from retinue.tasks.detection.losses import region_losses
 from retinue.tasks.detection.pyramid import on_whole_cells, with_pyramid
 from retinue.tasks.detection.region_heads import BoxPredictor, Head, build_head, fuse_head
-from retinue.tasks.detection.regions import Found, Sampled, rows_of, sample_regions, select
+from retinue.tasks.detection.regions import Found, Sampled, proposals_of, rows_of, sample_regions, select
 from retinue.tasks.detection.roi_pooling import RoIAlign
 
 PYRAMID = ("c2", "c3", "c4", "c5")
@@ -95,16 +95,7 @@ class FastRCNN(Detector):
 
     def losses(self, features: Features, pictures: Pictures, targets: list[Target]) -> dict[str, Tensor]:
         """`class` and `box` of sampled regions."""
-        return self.learn(features, targets, self.given(pictures))
-
-    def given(self, pictures: Pictures) -> list[Tensor]:
-        """The pictures' proposals; DataError where there are none."""
-        if "proposals" not in pictures.inputs:
-            raise DataError(
-                "fast_rcnn reads the input 'proposals', which these pictures lack: give regions=FILE, which "
-                "`retinue propose` writes; faster_rcnn makes its own"
-            )
-        return [boxes.float() for boxes in pictures.inputs["proposals"]]
+        return self.learn(features, targets, proposals_of(pictures, "fast_rcnn"))
 
     def learn(
         self, features: Features, targets: Sequence[Target], proposals: Sequence[Tensor]
@@ -133,7 +124,7 @@ class FastRCNN(Detector):
 
     def find(self, features: Features, pictures: Pictures) -> Found:
         """The objects of a batch, in canvas pixels."""
-        return self.judge(features, pictures, self.given(pictures))
+        return self.judge(features, pictures, proposals_of(pictures, "fast_rcnn"))
 
     def judge(self, features: Features, pictures: Pictures, proposals: Sequence[Tensor]) -> Found:
         """The objects among proposals in canvas pixels."""

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from retinue.datasets.targets import DataError, Pictures, Target
-from retinue.tasks.detection.box_coding import REGION_WEIGHTS, clip, decode, large_enough, picture_sizes
+from retinue.tasks.detection.box_coding import (
+    REGION_WEIGHTS,
+    Weights,
+    clip,
+    decode,
+    large_enough,
+    picture_sizes,
+)
 from retinue.tasks.detection.matching import BELOW, assign
 from retinue.tasks.detection.nms import best_of_each, nms_of_pictures
 from retinue.tasks.detection.sampling import sample
@@ -84,14 +91,38 @@ def select(
     """
     refuse_nan(logits)
     refuse_nan(codes)
-    lengths = torch.tensor([len(boxes) for boxes in proposals], device=logits.device)
-    picture = torch.arange(len(lengths), device=logits.device).repeat_interleave(lengths)
     scores = logits.float().softmax(1)[:, 1:]
+    return select_scored(scores, codes[:, 1:], REGION_WEIGHTS, proposals, sizes, threshold, nms_iou, most)
+
+
+def select_scored(
+    scores: Tensor,
+    codes: Tensor,
+    weights: Weights,
+    proposals: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    threshold: float,
+    nms_iou: float,
+    most: int,
+) -> Found:
+    """As `select`, of regions whose scores (r, classes) are known; codes: (r, classes, 4), in units of `weights`."""
+    lengths = torch.tensor([len(boxes) for boxes in proposals], device=scores.device)
+    picture = torch.arange(len(lengths), device=scores.device).repeat_interleave(lengths)
     region, labels = torch.where(scores > threshold)
     picture, scores = picture[region], scores[region, labels]
-    boxes = decode(codes[region, labels + 1], torch.cat(list(proposals))[region], REGION_WEIGHTS)
+    boxes = decode(codes[region, labels], torch.cat(list(proposals))[region], weights)
     boxes = clip(boxes, picture_sizes(sizes, boxes)[picture])
     return best_of(boxes, scores, labels, picture, len(sizes), nms_iou, most)
+
+
+def proposals_of(pictures: Pictures, task: str) -> list[Tensor]:
+    """The pictures' proposals (r, 4) float32, in canvas pixels; DataError where a task is given none."""
+    if "proposals" not in pictures.inputs:
+        raise DataError(
+            f"{task} reads the input 'proposals', which these pictures lack: give regions=FILE, which "
+            f"`retinue propose` writes; faster_rcnn makes its own"
+        )
+    return [boxes.float() for boxes in pictures.inputs["proposals"]]
 
 
 def best_of(

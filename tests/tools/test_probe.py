@@ -148,7 +148,7 @@ def test_several_processes_are_refused(fitted: Any, monkeypatch: pytest.MonkeyPa
 def test_a_task_that_is_not_fitted_is_refused(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from retinue.tasks.classification.classification import Classifier
 
-    monkeypatch.setattr(Classifier, "FITTED", None)
+    monkeypatch.setattr(Classifier, "FITTED", {})
     with pytest.raises(UsageError, match="not fitted but descended"):
         fitted()
 

@@ -18,10 +18,11 @@ every_detector = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__na
 def test_two_steps_without_objects_and_beside_others(kind: type[Detector]) -> None:
     model = small(kind)
     for losses in descend(model, *batch(sample([]), sample([]))):
-        assert {losses[name] for name in OF_OBJECTS & losses.keys()} == {0.0}, losses
+        assert all(losses[name] == 0 for name in OF_OBJECTS & losses.keys()), losses
+        assert OF_OBJECTS & losses.keys() or kind.FITTED  # boxes are learned by some loss, or fitted
         assert sum(losses.values()) > 0, losses
     for losses in descend(model, *batch(sample([]), sample(THREE)), steps=1):
-        assert losses["box"] > 0
+        assert losses["box"] > 0 if "box" in losses else kind.FITTED
     pictures, _ = batch(sample([]), sample(THREE, (40, 90)))
     results = model.eval().predict(pictures)["it"]
     assert [result.size for result in results] == [(64, 64), (40, 90)]
