@@ -14,28 +14,54 @@ FEW = 1000
 PAIRS = 50_000
 """Up to so many pairs of the same class and picture are compared at once; more are torchvision's kernel's."""
 
+FIRST = 4
+"""How many times as many boxes as are wanted are tried first."""
+
 
 def nms_of_pictures(
-    boxes: Tensor, scores: Tensor, labels: Tensor, picture: Tensor, threshold: float
+    boxes: Tensor, scores: Tensor, labels: Tensor, picture: Tensor, threshold: float, most: int
 ) -> Tensor:
-    """What `batched_nms` leaves of each picture's boxes, as indices in rising order.
+    """The `most` best of what `batched_nms` leaves of each picture's boxes: indices, picture by picture, best first.
 
     boxes: (n, 4) x1 y1 x2 y2, scores: (n,), labels: (n,) int64 from 0, numbered as torchvision numbers them, for what
-    it rounds; picture: (n,) int64. All pairs that may suppress each other are compared at once, whatever the number of
-    classes and pictures, with torchvision's rounding; where they are too many, picture by picture.
+    it rounds; picture: (n,) int64. What the best boxes leave of each other does not depend on the rest, so no more of
+    them are looked at than it takes. All pairs that may suppress each other are compared at once, whatever the number
+    of classes and pictures, with torchvision's rounding; where they are too many, picture by picture.
     """
     if not len(boxes):
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    boxes, order, sizes = boxes.float(), *_by_group(scores, picture * (labels.amax() + 1) + labels)
+    counts, boxes = picture.bincount(), boxes.float()
+    few = (counts <= FEW) | (boxes.device.type != "cpu")
+    boxes = _as_torchvision_shifts(boxes, labels, picture, few)
+    tried = FIRST * most
+    while True:
+        rows = best_of_each(scores, picture, tried)
+        kept = rows[_left(boxes[rows], scores[rows], labels[rows], picture[rows], few, threshold)]
+        if ((picture[kept].bincount(minlength=len(counts)) >= most) | (counts <= tried)).all():
+            return kept[best_of_each(scores[kept], picture[kept], most)]
+        tried *= FIRST
+
+
+def _left(
+    boxes: Tensor, scores: Tensor, labels: Tensor, picture: Tensor, few: Tensor, threshold: float
+) -> Tensor:
+    """Which of these boxes stay: indices. few: of each picture, whether shifts tell its classes apart."""
+    order, sizes = _by_group(scores, picture * (labels.amax() + 1) + labels)
     if (sizes * (sizes - 1)).sum() > 2 * PAIRS:
         parts = [torch.where(picture == i)[0] for i in picture.unique()]
-        best = [p[batched_nms(boxes[p], scores[p], labels[p], threshold)] for p in parts]
-        return torch.cat(best).sort()[0]
+        apart = [few[picture[part[0]]] for part in parts]
+        best = [
+            torchvision.ops.nms(boxes[p], scores[p], threshold)
+            if shifted
+            else _one_by_one(boxes[p], scores[p], labels[p], threshold)
+            for p, shifted in zip(parts, apart)
+        ]
+        return torch.cat([part[rows] for part, rows in zip(parts, best)])
     better, worse = _pairs(sizes)
-    sides = _as_torchvision_shifts(boxes, labels, picture)[order].T
+    sides = boxes[order].T
     sides = torch.cat([sides, ((sides[2] - sides[0]) * (sides[3] - sides[1]))[None]])
     overlap = _overlap(sides.index_select(1, better), sides.index_select(1, worse), _floor(threshold))
-    return order[_alive(better[overlap], worse[overlap], len(order))].sort()[0]
+    return order[_alive(better[overlap], worse[overlap], len(order))]
 
 
 def best_of_each(scores: Tensor, groups: Tensor, most: int) -> Tensor:
@@ -65,14 +91,11 @@ def _pairs(sizes: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.arange(len(first), device=sizes.device) - begin + first + 1
 
 
-def _as_torchvision_shifts(boxes: Tensor, labels: Tensor, picture: Tensor) -> Tensor:
+def _as_torchvision_shifts(boxes: Tensor, labels: Tensor, picture: Tensor, few: Tensor) -> Tensor:
     """The boxes as `torchvision.ops.batched_nms` compares them: of pictures with few, shifted by class and rounded."""
-    counts = picture.bincount()
-    largest = boxes.new_zeros(len(counts)).scatter_reduce_(
-        0, picture, boxes.amax(1), "amax", include_self=False
-    )
+    largest = boxes.new_zeros(len(few)).scatter_reduce_(0, picture, boxes.amax(1), "amax", include_self=False)
     shifted = boxes + (labels.to(boxes) * (largest[picture] + 1))[:, None]
-    return torch.where((counts <= FEW)[picture, None], shifted, boxes)
+    return torch.where(few[picture, None], shifted, boxes)
 
 
 def _alive(better: Tensor, worse: Tensor, count: int) -> Tensor:
@@ -104,6 +127,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
     boxes = boxes.float()
     if boxes.device.type != "cpu" or len(boxes) <= FEW:
         return torchvision.ops.batched_nms(boxes, scores, groups, threshold)
+    return _one_by_one(boxes, scores, groups, threshold)
+
+
+def _one_by_one(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """As `batched_nms`, group after group."""
     order, counts = _by_group(scores, groups)
     sizes = counts.tolist()
     falling = -torch.arange(len(boxes), dtype=torch.float32)

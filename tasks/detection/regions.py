@@ -20,7 +20,7 @@ from retinue.tasks.detection.box_coding import (
     picture_sizes,
 )
 from retinue.tasks.detection.matching import BELOW, assign
-from retinue.tasks.detection.nms import best_of_each, nms_of_pictures
+from retinue.tasks.detection.nms import nms_of_pictures
 from retinue.tasks.detection.sampling import sample
 
 SMALLEST = 1e-2
@@ -144,8 +144,7 @@ def best_of(
     """
     large = large_enough(boxes, smallest)
     boxes, scores, labels, picture = boxes[large], scores[large], labels[large], picture[large]
-    kept = nms_of_pictures(boxes, scores, labels + first_label, picture, nms_iou)
-    kept = kept[best_of_each(scores[kept], picture[kept], most)]
+    kept = nms_of_pictures(boxes, scores, labels + first_label, picture, nms_iou, most)
     counts = picture[kept].bincount(minlength=count).tolist()
     return Found(boxes[kept], scores[kept], labels[kept], counts)
 
