@@ -6,7 +6,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings
 
 # Examples have no deadline: on a busy machine any of them may wait.
 settings.register_profile("unhurried", deadline=None)
