@@ -6,7 +6,7 @@ import numpy as np
 
 from retinue.datasets.geometry import ROW_KEYS, Warp
 from retinue.datasets.spatial import Geometric, Range, Size
-from retinue.datasets.targets import DataError, Others, Sample
+from retinue.datasets.targets import Others, Sample
 
 TRIES = 40
 """Windows that are drawn for one bound."""
@@ -40,8 +40,7 @@ class RandomIoUCrop:
     """A part of the picture that overlaps some box by at least a bound drawn from `overlaps`; None takes it whole.
 
     side: range of the part's height and width as shares of the picture's. ratio: range of its width over its height.
-    Objects whose centre lies outside leave with their rows, crowds do not. A picture without boxes gets any part.
-    Raises DataError for a sample that has no key `boxes`.
+    Objects whose centre lies outside leave with their rows, crowds do not. Of a picture without boxes it is any part.
     """
 
     def __init__(
@@ -54,9 +53,7 @@ class RandomIoUCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, others: Others | None = None) -> Sample:
         """The sample's part."""
-        if "boxes" not in sample.targets:
-            raise DataError(f"{sample.id}: RandomIoUCrop needs the target 'boxes'; the sample has none")
-        boxes = sample.targets["boxes"].astype(np.float64)
+        boxes = np.asarray(sample.targets.get("boxes", np.zeros((0, 4))), np.float64)
         left, top, right, bottom = self.window(boxes, sample.image.shape[:2], rng)
         kept = _has_centre(np.array([[left, top, right, bottom]]), boxes)[0]
         kept |= sample.targets.get("crowd", np.zeros(len(boxes), bool))
