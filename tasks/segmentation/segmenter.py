@@ -85,7 +85,7 @@ class Segmenter(DenseTask, ABC):
             "auxiliary": auxiliary,
         }
         _check_settings(self.settings, classes)
-        if not self.helped and auxiliary != AUXILIARY:
+        if not self.helped and auxiliary not in (0, AUXILIARY):  # 0 asks for what is so
             raise DataError(f"auxiliary={auxiliary}: this network has no further outputs; leave it out")
         weights = _weights(class_weights, class_frequencies, classes)
         self.register_buffer("weights", weights, persistent=False)
