@@ -36,7 +36,8 @@ def merge(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[np.n
 
     While the best match of all pairs has a `match_score` of at most `threshold`, its two boxes become one: the mean of
     their coordinates, each weighing what it has accumulated, with the sum of their scores. Of equal matches the first
-    pair is merged.
+    pair is merged. With equal weights, as the paper may mean it, a last, poor box weighs as much as all before it: AP
+    was 0.29 instead of 0.37 on 24 of BCCD's validation pictures, of the same weights (2026-11-21).
     """
     boxes, scores = boxes.astype(np.float64), scores.astype(np.float64)
     match = match_score(boxes[:, None], boxes[None])

@@ -5,7 +5,7 @@ the picture at several scales: each window says a class, background included, an
 where the object of that window ends (section 4). Boxes of windows that agree are merged, their confidences added up
 (section 4.3, `box_merging`).
 
-    retinue train overfeat data=DIR weights=imagenet
+    retinue train overfeat data=DIR weights=imagenet level=c4
     retinue eval RUN data=DIR regress=false merge=false
 
 The second line judges the plain sliding window of the same weights: windows themselves as boxes, after suppression.
@@ -13,8 +13,10 @@ The second line judges the plain sliding window of the same weights: windows the
 Deviations. Layers are trained together, not the regressor after the classifier on fixed features. The paper's last
 pooling at nine offsets (section 3.3), which makes windows closer than the trunk's stride, is done on any trunk by
 turning strides into dilations: the maps of all offsets are then one map, interlaced. The regressor is a single one for
-all classes, which the paper found better than one a class (section 4.4, figure 9); its first layer is 1x1, since
-trunks of today end in 1280 to 2048 channels.
+all classes, which the paper found better than one a class (section 4.4, figure 9). The classifier has fc6 and fc7 of
+VGG or AlexNet; where the backbone's own has only a mean, which forgets where in the window things are, it has two new
+hidden layers as the regressor does: a 1x1 convolution, since trunks of today end in 1280 to 2048 channels, and one over
+all cells of the window.
 """
 
 from collections.abc import Sequence
@@ -60,8 +62,9 @@ class OverFeat(Detector):
 
     window: side of the classifier's input, in pixels of each scale. zooms: the scales, as shares of the picture as it
     comes to the network, itself (1) first: a window covers objects of about `window / zoom` pixels. output_stride:
-    distance of the windows at most; coarser strides of the backbone become dilations. regressor_width: channels of the
-    regressor's two hidden layers.
+    distance of the windows at most; coarser strides of the backbone become dilations. level: the map that both layers
+    read, what lies above it is taken off; default: that of the backbone's own classifier, with its fully connected
+    layers, if any. width: channels of new hidden layers.
     sampled: windows a picture that the losses are computed on, `positive_fraction` of them objects at most, which are
     those with an IoU of `foreground_iou` or more with a true box, and the best window of each box. Background has less
     than `background_iou`; half of it are the windows that look least like it, the rest is drawn by lot (section 4.1).
@@ -86,14 +89,15 @@ class OverFeat(Detector):
         window: int = 48,
         zooms: Sequence[float] = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.125),
         output_stride: int = STRIDE,
-        regressor_width: int = 256,
+        level: str | None = None,
+        width: int = 256,
         sampled: int = 256,
         positive_fraction: float = 0.5,
         foreground_iou: float = 0.5,
         background_iou: float = 0.4,
         regress: bool = True,
         merge: bool = True,
-        merge_threshold: float = 0.8,
+        merge_threshold: float = 0.7,
         candidates: int = 300,
         **settings: Any,
     ) -> None:
@@ -102,7 +106,8 @@ class OverFeat(Detector):
             "window": window,
             "zooms": list(zooms),
             "output_stride": output_stride,
-            "regressor_width": regressor_width,
+            "level": level,
+            "width": width,
             "sampled": sampled,
             "positive_fraction": positive_fraction,
             "foreground_iou": foreground_iou,
@@ -116,14 +121,17 @@ class OverFeat(Detector):
         self.window, self.zooms = window, tuple(zooms)
         top = classifier_top(backbone, 1 + len(classes))
         self.preprocessing = backbone.preprocessing
-        self.level, self.levels = top.level, (top.level,)
-        self.stride = backbone.levels[top.level].stride
+        self.level = _cut_above(backbone, level) if level else top.level
+        self.levels, self.stride = (self.level,), backbone.levels[self.level].stride
+        has_layers = not level and any(True for _ in top.embed.parameters())
+        channels = backbone.levels[self.level].channels
         try:
-            grid = backbone.output_sizes(window, window)[top.level][0]
-            self.classifier = as_sliding(backbone, top, window)
+            grid = backbone.output_sizes(window, window)[self.level][0]
+            sliding = as_sliding(backbone, top, window) if has_layers else None
         except ValueError as error:
             raise DataError(f"window={window}: {error}") from None
-        self.regressor = _regressor(backbone.levels[top.level].channels, regressor_width, grid)
+        self.classifier = sliding or _layers(channels, width, grid, 1 + len(classes))
+        self.regressor = _layers(channels, width, grid, 4)
 
     @classmethod
     def trunk_for(cls, backbone: Backbone, settings: dict[str, Any]) -> Backbone:
@@ -292,21 +300,31 @@ def _sides(windows: Tensor) -> Tensor:
     return (windows[..., 2:] - windows[..., :2]).repeat(*(1,) * (windows.dim() - 1), 2)
 
 
-def _regressor(inputs: int, width: int, grid: int) -> nn.Sequential:
-    """Maps of windows of `grid` x `grid` cells -> their edges, by two hidden layers, the second one on all cells."""
+def _layers(inputs: int, width: int, grid: int, outputs: int) -> nn.Sequential:
+    """Maps of windows of `grid` x `grid` cells -> `outputs` each, by two hidden layers, the second one on all cells."""
     return nn.Sequential(
         nn.Conv2d(inputs, width, 1),
         nn.ReLU(inplace=True),
         nn.Conv2d(width, width, grid),
         nn.ReLU(inplace=True),
-        nn.Conv2d(width, 4, 1),
+        nn.Conv2d(width, outputs, 1),
     )
+
+
+def _cut_above(backbone: Backbone, level: str) -> str:
+    """Take off the backbone's stages above a level, of which nothing is read; DataError where it has none such."""
+    names = list(backbone.stages())
+    if level not in names:
+        raise DataError(f"level={level}: the backbone has {', '.join(names)}")
+    for name in names[: names.index(level) : -1]:
+        backbone.cut(name)
+    return level
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
     for name in ("positive_fraction", "foreground_iou", "background_iou"):
         check_range(settings, name, 0, 1)
-    for name in ("window", "regressor_width", "sampled", "candidates"):
+    for name in ("window", "width", "sampled", "candidates"):
         check_range(settings, name, 1, 10**6)
     check_range(settings, "merge_threshold", 0, 100)
     if settings["background_iou"] > settings["foreground_iou"]:

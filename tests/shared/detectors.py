@@ -32,7 +32,7 @@ FORMS: dict[str, tuple[str, dict[str, Any], type[nn.Module]]] = {
 """Backbone, settings, and the head that they lead to."""
 SMALL = {
     "sampled": 12, "proposals": (60, 12), "rpn_sampled": 32, "mask_width": 8, "keypoint_width": 8,
-    "keypoint_depth": 2, "zooms": (1.0, 0.5), "regressor_width": 8, "candidates": 40, "width": 16,
+    "keypoint_depth": 2, "zooms": (1.0, 0.5), "candidates": 40, "width": 16,
     "units": 32,
     "region_side": 32, "context": 3,
 }  # fmt: skip

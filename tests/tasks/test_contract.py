@@ -25,7 +25,7 @@ TASKS = find.names()
 
 SMALL = {
     "pyramid_channels": 16, "sampled": 16, "proposals": (60, 20), "mask_width": 8, "keypoint_width": 8,
-    "keypoint_depth": 2, "width": 16, "zooms": (1.0, 0.5), "regressor_width": 8, "candidates": 40,
+    "keypoint_depth": 2, "width": 16, "zooms": (1.0, 0.5), "candidates": 40,
     "region_side": 32, "context": 3,
 }  # fmt: skip
 """Settings that make a task quick, for those that have them."""

@@ -37,7 +37,7 @@ def test_the_best_match_is_first_and_its_average_meets_the_next() -> None:
     np.testing.assert_allclose(boxes, [a, [4, 0, 14, 10]])
     np.testing.assert_allclose(scores, [0.5, 1.0])
     boxes, scores = merge(np.array([a, b, c], float), np.full(3, 0.5), score(a, [4, 0, 14, 10]))
-    np.testing.assert_allclose(boxes, [[8 / 3, 0, 8 / 3 + 10, 10]])
+    np.testing.assert_allclose(boxes, [[8 / 3, 0, 8 / 3 + 10, 10]])  # all three weigh the same
     np.testing.assert_allclose(scores, [1.5])
 
 

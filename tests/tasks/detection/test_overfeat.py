@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectors import CLASSES, THREE, batch, sample
 from small_trunks import SmallVGG
+from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
@@ -36,7 +37,7 @@ def make(backbone: Backbone, **settings: Any) -> tuple[Model, OverFeat]:
         if parameter.dim() > 1:
             torch.nn.init.kaiming_normal_(parameter)
     backbone = OverFeat.trunk_for(backbone, settings)
-    task = OverFeat(backbone, CLASSES, **{"regressor_width": 8, **settings})
+    task = OverFeat(backbone, CLASSES, **{"width": 8, **settings})
     return Model(backbone, {"it": task}).eval(), task
 
 
@@ -79,6 +80,20 @@ def test_every_window_of_every_scale_answers_as_its_crop() -> None:
                 tried += 1
     assert tried == seen.boxes.shape[0] == seen.logits.shape[1] and rows * columns <= seen.own[0].sum()
     assert seen.logits.std() > 0.01  # they do not agree by saying nothing
+
+
+def test_a_mean_forgets_where_things_are_so_new_layers_read_all_cells() -> None:
+    """Of a ResNet, or of a finer map than the classifier's own; what lies above that is taken off."""
+    for level, name, cells, stages in (("c4", "c4", 3, 4), (None, "c5", 3, 5)):
+        model, task = make(build("resnet18"), level=level, window=48)
+        assert task.levels == (name,) and task.stride == 16 and len(model.backbone.stages()) == stages
+        assert [layer.kernel_size[0] for layer in task.classifier if isinstance(layer, nn.Conv2d)] == [
+            1,
+            cells,
+            1,
+        ]
+    _, task = unpadded()
+    assert isinstance(task.classifier[0], nn.Conv2d) and task.classifier[0].out_channels == 20  # its own fc6
 
 
 def test_windows_at_half_the_stride_are_the_offsets_interlaced() -> None:
@@ -224,6 +239,7 @@ def test_fused_it_finds_the_same(merge: bool) -> None:
         ({"background_iou": 0.6}, "at most foreground_iou=0.5"),
         ({"merge_threshold": -1}, "merge_threshold=-1"),
         ({"candidates": 0}, "candidates=0"),
+        ({"level": "c3"}, "level=c3: the backbone has c1, c2"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings: dict[str, Any], message: str) -> None:
