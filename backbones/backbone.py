@@ -184,6 +184,13 @@ class Backbone(nn.Module):
             images = images.flip(1)
         return images * self.preprocessing.white if self.preprocessing.white != 1 else images
 
+    def absorb_normalisation(self) -> bool:
+        """Let the first layer do what `normalise` does, if it can exactly, for a copy that will only predict.
+
+        Returns whether it does: pictures then go in as they are. Weights are replaced, never written to.
+        """
+        return False
+
     def trunk(self) -> dict[str, Sequence[nn.Module]]:
         """The network's parts in order, by the name of the map that each ends in; each reads the last one."""
         raise NotImplementedError

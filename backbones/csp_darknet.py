@@ -38,6 +38,8 @@ SIZES = {  # the paper's tables 2 and 3: depth, width, depth-wise
 class ConvBlock(nn.Sequential):
     """Convolution, batch norm, SiLU: (n, inputs, h, w) -> (n, outputs, ceil(h / stride), ceil(w / stride))."""
 
+    conv: nn.Conv2d
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         norm = nn.BatchNorm2d(outputs, NORM_EPS, NORM_MOMENTUM)
@@ -140,6 +142,18 @@ class CSPDarknet(Backbone):
     def _stage(self, inputs: int, outputs: int, repeats: int) -> nn.Sequential:
         strided = conv3x3(inputs, outputs, 2, self.depthwise)
         return nn.Sequential(strided, CSPLayer(outputs, outputs, repeats, True, self.depthwise))
+
+    def absorb_normalisation(self) -> bool:
+        """Order and scale of the channels go into the stem, unless there is a mean, which padding would not have."""
+        if self.preprocessing.mean != (0.0,) * self.in_channels:
+            return False
+        conv = self.stem.conv.conv
+        weight = conv.weight.detach().unflatten(1, (4, self.in_channels))
+        if self.preprocessing.order == "BGR":
+            weight = weight.flip(2)
+        scale = self.preprocessing.white / self.std
+        conv.weight = nn.Parameter((weight * scale).flatten(1, 2))
+        return True
 
     def trunk(self) -> dict[str, Sequence[nn.Module]]:
         """The stem, then a stage a level."""

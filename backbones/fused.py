@@ -50,6 +50,7 @@ class FusedBackbone(Backbone):
         self.shapes = (_without_memory(backbone),)  # in a tuple: no part of this module
         self.selections: dict[frozenset[str], fx.GraphModule] = {}
         copy: Any = _same_tensors(backbone).eval()
+        self.normalises = not copy.absorb_normalisation()
         for part in copy.modules():
             if isinstance(part, Backbone):
                 part.normalise = _same  # type: ignore[method-assign, assignment]
@@ -59,12 +60,15 @@ class FusedBackbone(Backbone):
     def forward(self, images: Tensor, levels: Collection[str] | None = None) -> Features:
         """As in `Backbone`; maps of `dtype`, channels last."""
         wanted = self.wanted(levels)
-        x = self.normalise(images.float()).to(self.dtype, memory_format=torch.channels_last)
+        x = self.normalise(images.float()) if self.normalises else images
+        x = x.to(self.dtype, memory_format=torch.channels_last)
         if isinstance(self.network, fx.GraphModule):
             maps = self._selection(frozenset(wanted))(x)
         else:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 maps = self.network(x, wanted)
+        if "image" in maps and not self.normalises:
+            maps = {**maps, "image": self.normalise(images.float())}
         return {
             name: m.to(self.dtype).contiguous(memory_format=torch.channels_last) for name, m in maps.items()
         }

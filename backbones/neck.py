@@ -56,6 +56,10 @@ class Neck(Backbone):
         if hasattr(self, "body"):
             self.body.prepare_for(preprocessing)
 
+    def absorb_normalisation(self) -> bool:
+        """The body's."""
+        return self.body.absorb_normalisation()
+
     def top(self) -> Top | None:
         """The body's."""
         return self.body.top()

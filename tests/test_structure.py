@@ -19,7 +19,8 @@ MODULES = {
 LEAVES = {"rle", "targets", "transforms"}
 """The modules of datasets that tasks may import; what these import themselves counts as theirs."""
 SLOW = {
-    "albumentations", "importlib.metadata", "matplotlib", "matplotlib.figure", "rich.console", "rich.progress",
+    "albumentations", "importlib.metadata", "matplotlib", "matplotlib.figure", "onnxruntime", "rich.console",
+    "rich.progress",
     "safetensors", "scipy", "skimage.segmentation", "sklearn.linear_model", "sklearn.model_selection",
     "sklearn.pipeline", "sklearn.preprocessing", "sklearn.svm", "supervision", "tifffile", "timm", "timm.data", "torch",
     "torch.utils.tensorboard", "torchvision.models", "PIL",

@@ -3,6 +3,7 @@
 retinue bench train         training on resnet18 at 224 against a hand-written torch loop over the same transforms
 retinue bench detection     detectors against torchvision's, with the same weights
 retinue bench segmentation  fcn_resnet50 against torchvision's, with the same weights
+retinue bench yolox         YOLOX-nano from file to drawn boxes against onnxruntime, with the same weights
 retinue bench data          reading and augmenting, detection style, on one core
 retinue bench scenes        rendering
 retinue bench startup       `retinue --help` against an empty Python
@@ -31,6 +32,7 @@ from retinue.datasets.targets import Sample, to_tensor
 from retinue.datasets.transforms import detection_style
 from retinue.tools.bench_detection import bench_detection
 from retinue.tools.bench_segmentation import bench_segmentation
+from retinue.tools.bench_yolox import bench_yolox
 from retinue.tools.drawings import write_picture
 from retinue.tools.loader import start_worker
 from retinue.tools.loop import train_epoch
@@ -192,6 +194,7 @@ BENCHES = {
     "train": bench_train,
     "detection": bench_detection,
     "segmentation": bench_segmentation,
+    "yolox": bench_yolox,
     "data": bench_data,
     "scenes": bench_scenes,
     "startup": bench_startup,

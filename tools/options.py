@@ -252,7 +252,8 @@ class List:
 class Bench:
     """Measure the speed figures that the README shows, as ratios in one run."""
 
-    what: str = _option("all", "train, detection, segmentation, data, scenes, startup or all")
+    what: str = _option("all", "train, detection, segmentation, yolox, data, scenes, startup or all")
+    weights: str | None = _option(None, "yolox: YOLOX-nano's ONNX file, which both sides run")
     data: str | None = _option(None, "data=: a folder of pictures; default: scenes written as JPEG")
     seconds: float = _option(60.0, "time for each comparison", least=0)
     threads: int = _option(0, "torch's threads; 0: all", least=0)

@@ -1,8 +1,11 @@
 """ONNX files of convolutions, written field by field, for what reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from torch import nn
+
+from retinue.backbones.fold import folded
 
 
 def varint(value: int) -> bytes:
@@ -50,3 +53,18 @@ def of_convolutions(layers: Sequence[tuple[np.ndarray, np.ndarray | None]], **ho
             names.append(f"b{i}")
         nodes += [node("Conv", names), node("Sigmoid", ["y"])]
     return model(tensors[::-1], nodes)
+
+
+def of_network(network: nn.Module, order: Iterable[str], more: float = 0.0) -> bytes:
+    """A file of a network's convolutions, in this order of their paths, the norms (`bn` beside `conv`) folded in.
+
+    more: what is added to the biases of convolutions that have no norm.
+    """
+    modules, layers = dict(network.named_modules()), []
+    for path in order:
+        conv = modules[path]
+        assert isinstance(conv, nn.Conv2d)
+        norm = modules.get(path.removesuffix("conv") + "bn") if path.endswith(".conv") else None
+        weight, bias = (tensor.detach().numpy() for tensor in folded(conv, norm))
+        layers.append((weight, bias + (0 if norm else np.float32(more))))
+    return of_convolutions(layers)
