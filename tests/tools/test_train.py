@@ -201,7 +201,9 @@ def test_validated_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
     assert [bool(row["top1"]) for row in rows] == [False, True, False, True, True]
     saved = model_file.read_header(folder / "weights/best.safetensors")
     assert saved["epoch"] in (2, 4, 5)
-    stopped = run(tmp_path, backbone="lenet5", epochs=9, eval_every=2, patience=2, lr="0", warmup=0.0, name="s")
+    stopped = run(
+        tmp_path, backbone="lenet5", epochs=9, eval_every=2, patience=2, lr="0", warmup=0.0, name="s"
+    )
     assert len(table(stopped)) == 6
 
 
