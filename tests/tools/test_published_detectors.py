@@ -182,3 +182,27 @@ def test_they_are_listed(capsys: Any) -> None:
     assert command.main(["list", "models"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in published.names()) and len(published.names()) == 12
+
+
+def test_one_of_one_stage_is_fine_tuned_on_other_classes_too(
+    paint_boxes: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Only the class head is new; the trunk's reduced tail, preprocessing and scales stay."""
+    name = "ssdlite320_mobilenet_v3_large"
+    torch.manual_seed(0)
+    network = getattr(theirs, name)(weights=None, weights_backbone=None)
+    torch.save(network.state_dict(), tmp_path / "ssdlite.pth")
+    pictures = [(60, 80, [(4, 6, 30, 34), (40, 10, 70, 50)]), (64, 64, [])]
+    data = paint_boxes(tmp_path / "data", train=pictures, val=pictures)
+    words = [f"model={name}", f"weights={tmp_path / 'ssdlite.pth'}", f"data={data}", f"project={tmp_path}"]
+    small = ["imgsz=64", "epochs=1", "batch=2", "workers=0", "device=cpu", "warmup=0", "name=it", "lr=0"]
+    assert command.main(["train", "ssdlite", *words, *small]) == 0
+    assert "new last layers for other classes" in capsys.readouterr().out
+    model, _, _ = open_model(str(tmp_path / "ssdlite/it"), None, "cpu")
+    (task,) = model.named_tasks.values()
+    state = network.state_dict()
+    assert model.backbone.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert model.backbone.options["reduced_tail"] is True
+    box = "regression_head.module_list.2.1.weight"
+    assert torch.equal(task.state_dict()["box_head.2.1.weight"], state[f"head.{box}"])
+    assert task.state_dict()["class_head.2.1.weight"].shape[0] == 6 * (1 + 2)
