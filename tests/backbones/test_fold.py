@@ -32,6 +32,10 @@ def test_folded_norms_are_told_from_new_and_learned_ones():
     torch.testing.assert_close(it[1].eval()(x), x + it[1].bias.view(1, -1, 1, 1))
     it[1].train()(x)
     assert not is_folded(it[1])
+    assert not is_folded(nn.BatchNorm2d(3, eps=1e-6))
+    small = nn.BatchNorm2d(3, eps=1e-6)
+    small.load_state_dict(folded_norm(small, torch.randn(3)), strict=False)
+    assert is_folded(small)
     assert not is_folded(nn.BatchNorm2d(3)) and not is_folded(nn.BatchNorm2d(3, affine=False))
 
 
